@@ -1,0 +1,41 @@
+"""The door for plugins: what they implement, and the manager that finds them."""
+
+from leptonsdk.hooks.capabilities import Capabilities
+from leptonsdk.hooks.classes import (
+    Backend,
+    Compressor,
+    DatasetProvider,
+    EvaluationSettings,
+    Evaluator,
+    Metric,
+    PluginConfig,
+    PostTrainingCompressor,
+    Runner,
+    StepContext,
+    TrainingCompressor,
+    TrainingProgress,
+)
+from leptonsdk.hooks.manager import PluginRecord, Plugins, load_plugins
+from leptonsdk.hooks.specs import GROUP, HOOK_API, hookimpl
+
+__all__ = [
+    "GROUP",
+    "HOOK_API",
+    "Backend",
+    "Capabilities",
+    "Compressor",
+    "DatasetProvider",
+    "EvaluationSettings",
+    "Evaluator",
+    "Metric",
+    "PluginConfig",
+    "PluginRecord",
+    "Plugins",
+    "PostTrainingCompressor",
+    "Runner",
+    "StepContext",
+    "TrainingCompressor",
+    "TrainingProgress",
+    "hookimpl",
+    "load_plugins",
+]

@@ -1,0 +1,183 @@
+"""Finding plugins, one at a time, so that a broken one is set aside and named while the others work.
+
+pluggy isolates nothing by itself: one entry point that fails to import aborts its loader, one raising implementation
+aborts the call. So entry points are imported here one by one, and registration hooks are called one plugin at a time.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import pluggy
+
+from leptonsdk.errors import MissingPluginError, did_you_mean
+from leptonsdk.hooks import specs
+from leptonsdk.hooks.classes import Backend, Compressor, DatasetProvider, Evaluator
+
+ENVIRONMENT = "LEPTONSDK_PLUGINS"
+KINDS: dict[str, tuple[str, type]] = {
+    "compressor": ("lepton_compressors", Compressor),
+    "backend": ("lepton_backends", Backend),
+    "evaluator": ("lepton_evaluators", Evaluator),
+    "dataset": ("lepton_datasets", DatasetProvider),
+}
+CLASS_ATTRIBUTES = {
+    "compressor": ("name", "config_class", "capabilities"),
+    "backend": ("name", "config_class", "precisions"),
+    "evaluator": ("name", "columns", "metrics"),
+    "dataset": ("name",),
+}
+Kind = TypeVar("Kind")
+
+
+@dataclass
+class PluginRecord:
+    """One plugin as found: where it comes from, what it provides, or why it was set aside."""
+
+    name: str
+    distribution: str
+    version: str
+    status: str = "active"
+    reason: str | None = None
+    provides: dict[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        return f"{self.name} ({self.distribution} {self.version})"
+
+
+class Plugins:
+    """The plugins of this environment: the active ones by kind and name, and a record of each, set aside or not."""
+
+    def __init__(self) -> None:
+        self.records: list[PluginRecord] = []
+        self.hooks = pluggy.PluginManager(specs.GROUP)
+        self.hooks.add_hookspecs(specs)
+        self._classes: dict[str, dict[str, type]] = {kind: {} for kind in KINDS}
+        self._owners: dict[tuple[str, str], PluginRecord] = {}
+
+    def add(self, module: object, record: PluginRecord) -> None:
+        """Register one plugin, or set it aside with the reason. Nothing of a plugin that is set aside stays."""
+        self.records.append(record)
+        try:
+            found = self._collect(module)
+        except Exception as error:
+            record.status, record.reason = "set aside", f"{type(error).__name__}: {error}"
+            if self.hooks.is_registered(module):
+                self.hooks.unregister(module)
+            return
+        for kind, classes in found.items():
+            for name, cls in classes.items():
+                self._classes[kind][name] = cls
+                self._owners[kind, name] = record
+        record.provides = {kind: sorted(classes) for kind, classes in found.items() if classes}
+
+    def _collect(self, module: object) -> dict[str, dict[str, type]]:
+        api = getattr(module, "LEPTON_HOOK_API", specs.HOOK_API)
+        if not isinstance(api, int) or api > specs.HOOK_API:
+            raise TypeError(f"it was written for hook API {api}, this leptonsdk has {specs.HOOK_API}: update leptonsdk")
+        self.hooks.register(module)
+        self.hooks.check_pending()
+        found: dict[str, dict[str, type]] = {}
+        for kind, (hook, base) in KINDS.items():
+            caller = self.hooks.subset_hook_caller(hook, [p for p in self.hooks.get_plugins() if p is not module])
+            if not caller.get_hookimpls():
+                continue
+            found[kind] = {}
+            for answer in caller():
+                for cls in _iterate(hook, answer):
+                    _check_class(hook, kind, base, cls)
+                    name = cls.name  # type: ignore[attr-defined]
+                    owner = self._owners.get((kind, name))
+                    if owner is not None or name in found[kind]:
+                        taken = owner.label if owner else "itself"
+                        raise ValueError(f"{kind} '{name}' is already provided by {taken}")
+                    found[kind][name] = cls
+        return found
+
+    def get(self, kind: str, name: str) -> type[Any]:
+        """The class of a kind under a name; a `MissingPluginError` names the nearest one, or why it is not there."""
+        classes = self._classes[kind]
+        if name in classes:
+            return classes[name]
+        raise MissingPluginError(f"no {kind} named '{name}' is installed", hint=self.advice(kind, name))
+
+    def advice(self, kind: str, name: str) -> str:
+        """What to do about a name that no active plugin provides."""
+        for record in self.records:
+            if record.status != "active" and name.replace("-", "_") in record.name.replace("-", "_"):
+                return f"plugin {record.label} was set aside: {record.reason}"
+        return did_you_mean(name, self._classes[kind])
+
+    def names(self, kind: str) -> list[str]:
+        return sorted(self._classes[kind])
+
+    def all(self, kind: str) -> Mapping[str, type[Any]]:
+        return dict(self._classes[kind])
+
+    def owner(self, kind: str, name: str) -> PluginRecord:
+        return self._owners[kind, name]
+
+
+def _iterate(hook: str, answer: object) -> Iterable[object]:
+    if isinstance(answer, (str, bytes, type)) or not isinstance(answer, Iterable):
+        raise TypeError(f"{hook} returned {type(answer).__name__}, not an iterable of classes")
+    return answer
+
+
+def _check_class(hook: str, kind: str, base: type, cls: object) -> None:
+    if not isinstance(cls, type) or not issubclass(cls, base):
+        raise TypeError(f"{hook} returned {cls!r}, which is not a subclass of {base.__name__}")
+    missing = [name for name in CLASS_ATTRIBUTES[kind] if not hasattr(cls, name)]
+    if missing:
+        raise TypeError(f"{cls.__name__} lacks {', '.join(missing)}")
+    if abstract := getattr(cls, "__abstractmethods__", None):
+        raise TypeError(f"{cls.__name__} does not implement {', '.join(sorted(abstract))}")
+    name = cls.name  # type: ignore[attr-defined]
+    if not isinstance(name, str) or not name:
+        raise TypeError(f"{cls.__name__}.name is {name!r}, not a non-empty string")
+
+
+def load_plugins(*, without: Iterable[str] = (), only: Iterable[str] | None = None) -> Plugins:
+    """Find every installed plugin through the entry-point group ``leptonsdk``.
+
+    Args:
+        without: Names of plugins to leave out (``--no-plugin``).
+        only: Names of the plugins to use; default: the environment variable ``LEPTONSDK_PLUGINS`` (comma separated),
+            or all when it is not set. The built-in plugin ``core`` is always there.
+    """
+    if only is None and (listed := os.environ.get(ENVIRONMENT)) is not None:
+        only = [name.strip() for name in listed.split(",") if name.strip()]
+    wanted, unwanted = None if only is None else {*only, "core"}, set(without)
+    points = sorted(
+        importlib.metadata.entry_points(group=specs.GROUP), key=lambda point: (point.name != "core", point.name)
+    )
+    plugins = Plugins()
+    for point in points:
+        distribution = point.dist
+        record = PluginRecord(
+            name=point.name,
+            distribution=distribution.name if distribution else "unknown",
+            version=distribution.version if distribution else "unknown",
+        )
+        if point.name in unwanted or (wanted is not None and point.name not in wanted):
+            record.status, record.reason = "disabled", "left out by the user"
+            plugins.records.append(record)
+            continue
+        try:
+            module = point.load()
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt):
+                raise
+            record.status, record.reason = "set aside", f"cannot be imported: {type(error).__name__}: {error}"
+            plugins.records.append(record)
+            continue
+        plugins.add(module, record)
+    known = {point.name for point in points}
+    if unknown := sorted((unwanted | (wanted or set())) - known):
+        raise MissingPluginError(f"no plugin named {', '.join(unknown)}", hint=did_you_mean(unknown[0], known))
+    return plugins
