@@ -1,0 +1,56 @@
+"""Weight-only quantization: the scheme vocabulary, tensors of integers, round-to-nearest, and the on-disk format.
+
+The light names are here at once; those that need torch are imported on first use.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from leptonsdk.quantization.compressor import RoundToNearest, RoundToNearestConfig
+from leptonsdk.quantization.layers import LinearLayer, layers_to_quantize
+from leptonsdk.quantization.scheme import PRESETS, Scheme, check_fits, fitting_group_sizes, matches
+
+if TYPE_CHECKING:
+    from leptonsdk.quantization.formats import is_compressed, load_compressed, save_compressed
+    from leptonsdk.quantization.formats_names import integers_by_module
+    from leptonsdk.quantization.rtn import quantize, round_to_nearest, search_scales
+    from leptonsdk.quantization.tensor import QuantizedTensor
+
+__all__ = [
+    "PRESETS",
+    "LinearLayer",
+    "QuantizedTensor",
+    "RoundToNearest",
+    "RoundToNearestConfig",
+    "Scheme",
+    "check_fits",
+    "fitting_group_sizes",
+    "integers_by_module",
+    "is_compressed",
+    "layers_to_quantize",
+    "load_compressed",
+    "matches",
+    "quantize",
+    "round_to_nearest",
+    "save_compressed",
+    "search_scales",
+]
+
+_HEAVY = {
+    "QuantizedTensor": "tensor",
+    "integers_by_module": "formats_names",
+    "is_compressed": "formats",
+    "load_compressed": "formats",
+    "quantize": "rtn",
+    "round_to_nearest": "rtn",
+    "save_compressed": "formats",
+    "search_scales": "rtn",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HEAVY:
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    return getattr(importlib.import_module(f"{__name__}.{_HEAVY[name]}"), name)

@@ -1,0 +1,116 @@
+"""The ``rtn`` compressor: round-to-nearest, weight by weight, without data. Torch is imported when it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from leptonsdk.errors import UsageError
+from leptonsdk.hooks.capabilities import Capabilities
+from leptonsdk.hooks.classes import PluginConfig, PostTrainingCompressor, StepContext
+from leptonsdk.quantization.scheme import PRESETS, Scheme
+
+if TYPE_CHECKING:
+    from leptonsdk.checkpoint import Checkpoint
+
+
+class RoundToNearestConfig(PluginConfig):
+    """What to quantize, and to what: a ``scheme``, or ``bit_width`` with ``group_size`` and ``symmetric``."""
+
+    scheme: str | Scheme | None = Field(
+        None,
+        description="Preset (W8A16, W4A16, W4A16_ASYM, W3A16, W2A16) or its fields: num_bits, strategy, group_size",
+    )
+    bit_width: int | None = Field(None, description="Bits per weight, 2 to 8, instead of a scheme")
+    group_size: int | None = Field(
+        None, description="Weights in a row that share a scale; -1: the row. Default: the row for 8 bits, 128 for fewer"
+    )
+    symmetric: bool | None = Field(None, description="No zero points; default true")
+    targets: tuple[str, ...] = Field(
+        ("Linear",), description="Layers to quantize: a class, a module's name or the end of it, or re:REGEX"
+    )
+    ignore: tuple[str, ...] = Field(
+        ("lm_head",), description="Layers to leave in float; those tied to an embedding always are"
+    )
+    observer: Literal["mse", "minmax"] = Field(
+        "mse", description="Scales of least squared error (mse), or of the whole range (minmax)"
+    )
+    negative_scales: bool | None = Field(
+        None, description="Let symmetric scales be negative, which wins a level; default: for 4 bits and fewer"
+    )
+
+    @model_validator(mode="after")
+    def _scheme_exists(self) -> Self:
+        try:
+            self.resolve()
+        except UsageError as error:
+            raise ValueError(str(error)) from error
+        return self
+
+    def resolve(self) -> Scheme:
+        """The scheme meant."""
+        return Scheme.resolve(
+            self.scheme, bit_width=self.bit_width, group_size=self.group_size, symmetric=self.symmetric
+        )
+
+
+class RoundToNearest(PostTrainingCompressor[RoundToNearestConfig]):
+    """Rounds each weight to the nearest of its integers; scales are chosen for the least squared error.
+
+    Layers that an earlier step quantized stay as they are, so that two steps make a mixed scheme: first the special
+    layers by name, then the rest.
+    """
+
+    name: ClassVar[str] = "rtn"
+    config_class: ClassVar[type[PluginConfig]] = RoundToNearestConfig
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        effects=frozenset({"quantizes"}),
+        calibration="never",
+        preserves_zeros=True,
+        preserves_shapes=True,
+        quantizes=frozenset({"linear"}),
+        schemes=tuple(PRESETS),
+        deterministic=True,
+        devices=("cpu", "cuda"),
+        formats=("compressed-tensors",),
+    )
+
+    def compress(self, checkpoint: Checkpoint, context: StepContext) -> Checkpoint:
+        """The checkpoint with integers, and a copy of its model that computes with them.
+
+        Raises:
+            UsageError: No layer is meant, groups do not fit some, or one cannot be stored.
+        """
+        import copy
+
+        import torch
+
+        from leptonsdk.quantization.layers import layers_to_quantize
+        from leptonsdk.quantization.rtn import round_to_nearest
+
+        config, scheme = self.config, self.config.resolve()
+        before: Mapping[str, Any] = checkpoint.quantized
+        layers_to_quantize(
+            checkpoint.model, scheme, config.targets, config.ignore, before
+        )  # errors come before the copy
+        model = copy.deepcopy(checkpoint.model)
+        layers = layers_to_quantize(model, scheme, config.targets, config.ignore, before)
+        quantized = dict(before)
+        with torch.no_grad():
+            for done, layer in enumerate(layers):
+                context.progress(done, len(layers), layer.name)
+                try:
+                    tensor = round_to_nearest(
+                        layer.weight.to(context.device),
+                        scheme,
+                        observer=config.observer,
+                        negative_scales=config.negative_scales,
+                    )
+                except UsageError as error:
+                    raise UsageError(error.message, where=f"layer '{layer.name}'", hint=error.hint) from error
+                quantized[layer.name] = tensor.to("cpu")
+                layer.weight.copy_(quantized[layer.name].dequantize(layer.weight.dtype))
+        context.progress(len(layers), len(layers), "done")
+        return checkpoint.replace(model=model, quantized=quantized)

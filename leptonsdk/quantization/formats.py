@@ -1,0 +1,293 @@
+"""Quantized models on disk: compressed-tensors' ``pack-quantized``, which plain ``from_pretrained`` loads.
+
+The format is described by compressed-tensors (``QuantizationConfig``, ``PackedQuantizationCompressor``); transformers,
+vLLM and llm-compressor read and write it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import compressed_tensors
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from leptonsdk.errors import CheckpointError, UsageError
+from leptonsdk.quantization.formats_names import agrees
+from leptonsdk.quantization.layers import linear_layers, tied_layers
+from leptonsdk.quantization.scheme import Scheme, match_pattern
+from leptonsdk.quantization.tensor import QuantizedTensor
+from leptonsdk.quantization.tensor_packing import PACKED, fits_packed, pack, unpack
+
+METHOD = "compressed-tensors"
+FORMAT = "pack-quantized"
+
+
+def is_compressed(folder_or_config: Any) -> bool:
+    """Whether a model folder, a transformers config or a config's mapping says compressed-tensors."""
+    return quantization_section(folder_or_config).get("quant_method") == METHOD
+
+
+def quantization_section(folder_or_config: Any) -> dict[str, Any]:
+    """The ``quantization_config`` of a model folder or a config; empty when there is none."""
+    config = folder_or_config
+    if isinstance(config, str | Path):
+        path = Path(config) / "config.json"
+        config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    section = config.get("quantization_config") if isinstance(config, Mapping) else None
+    if not isinstance(config, Mapping):
+        section = getattr(config, "quantization_config", None)
+    if section is not None and not isinstance(section, Mapping):
+        section = section.to_dict()
+    return dict(section or {})
+
+
+def quantization_config(model: nn.Module, quantized: Mapping[str, QuantizedTensor]) -> dict[str, Any]:
+    """The ``quantization_config`` for config.json.
+
+    One scheme targets ``Linear``; several name their layers. ``ignore`` names every linear layer that is not quantized.
+
+    With one scheme, ``dequantize`` asks transformers to make floats while it loads. Otherwise it would leave that to
+    the whole model's first forward, with which it cannot load packed zero points, T5's layers are missed when it sets
+    up weights, and ``generate`` fails where it calls an encoder first. With several schemes it must not be asked: it
+    would take the first for all layers.
+    """
+    groups: dict[Scheme, list[str]] = {}
+    for name, tensor in quantized.items():
+        groups.setdefault(tensor.scheme, []).append(name)
+    return {
+        "quant_method": METHOD,
+        "format": FORMAT,
+        "quantization_status": "compressed",
+        "config_groups": {
+            f"group_{i}": {
+                "targets": ["Linear"] if len(groups) == 1 else names,
+                "weights": scheme.to_weights(),
+                "input_activations": None,
+                "output_activations": None,
+                "format": FORMAT,
+            }
+            for i, (scheme, names) in enumerate(groups.items())
+        },
+        "ignore": [name for name in linear_layers(model) if name not in quantized],
+        "kv_cache_scheme": None,
+        "global_compression_ratio": None,
+        "version": compressed_tensors.__version__,
+        "dequantize": len(groups) == 1,
+    }
+
+
+def save_compressed(
+    model: Any,
+    quantized: Mapping[str, QuantizedTensor],
+    folder: str | Path,
+    *,
+    save_dtype: torch.dtype | None = None,
+    max_shard_size: int | str = "5GB",
+) -> dict[str, QuantizedTensor]:
+    """Write a transformers folder in pack-quantized format.
+
+    Args:
+        model: A `transformers.PreTrainedModel` in float, whose quantized weights are the dequantized ones.
+        quantized: Integers by module name; at least one.
+        folder: Made if need be.
+        save_dtype: Of scales and all other floats; default: what each one has. Weights that the architecture keeps
+            in fp32 (``_keep_in_fp32_modules``) keep their dtype.
+        max_shard_size: As of ``save_pretrained``.
+
+    Returns:
+        What stands on disk: the same integers, with scales in the saved dtype. A reload in any dtype computes with
+        ``.dequantize(dtype)`` of these, bit for bit. (With several schemes this holds for a reload in the saved dtype;
+        in another, transformers casts the scales before it multiplies.)
+
+    Raises:
+        CheckpointError: A layer is missing, tied, no nn.Linear, or its weight is no longer what the integers say; a
+            float does not fit into ``save_dtype``; the bits cannot be stored; several schemes are there, and
+            transformers could not load them.
+    """
+    _check_layers(model, quantized)
+    kept = tuple(getattr(model, "_keep_in_fp32_modules_strict", None) or ())
+    if save_dtype == torch.float16:  # bfloat16 has fp32's range, and transformers keeps only the strict ones then
+        kept += tuple(getattr(model, "_keep_in_fp32_modules", None) or ())
+    dtype_of = {
+        name: None if save_dtype is None or any(part in name.split(".") for part in kept) else save_dtype
+        for name in (*model.state_dict(), *quantized)
+    }
+    stored = {name: tensor.cast(dtype_of[name] or tensor.scale.dtype) for name, tensor in quantized.items()}
+    state = _cast_state(model, quantized, dtype_of)
+    for name, tensor in stored.items():
+        state.update({f"{name}.{key}": value for key, value in pack(tensor).items()})
+    folder, own = Path(folder), model.config.dtype
+    try:
+        model.save_pretrained(folder, state_dict=state, max_shard_size=max_shard_size)
+    finally:
+        model.config.dtype = own
+    path = folder / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    if save_dtype is not None:
+        _rename_dtype(config, _dtype_name(model.dtype), _dtype_name(save_dtype))
+    config["quantization_config"] = quantization_config(model, quantized)
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    return stored
+
+
+def _check_layers(model: Any, quantized: Mapping[str, QuantizedTensor]) -> None:
+    if not quantized:
+        raise CheckpointError("no layer is quantized", hint="save it with save_pretrained")
+    if getattr(model, "hf_quantizer", None) is not None:
+        raise CheckpointError("the model holds transformers' own quantized layers", hint="load it with load_compressed")
+    linear, tied = linear_layers(model), tied_layers(model)
+    if len(schemes := {tensor.scheme for tensor in quantized.values()}) > 1:
+        # See `quantization_config`: these need transformers' `dequantize`, which knows one scheme only.
+        packed_zeros = any(not scheme.symmetric and scheme.strategy != "tensor" for scheme in schemes)
+        if packed_zeros or getattr(model.config, "is_encoder_decoder", False):
+            kind = "zero points" if packed_zeros else "an encoder and a decoder"
+            raise CheckpointError(
+                f"transformers cannot load several schemes ({', '.join(s.name for s in schemes)}) with {kind}",
+                hint="use one scheme for all layers, or, in other models, symmetric ones",
+            )
+    for name in quantized:
+        if name not in linear:
+            module = dict(model.named_modules()).get(name)
+            what = "there is no such module" if module is None else f"a {type(module).__name__} cannot be stored"
+            raise CheckpointError(f"{what}: pack-quantized stores nn.Linear", where=f"layer '{name}'")
+        if name in tied:
+            raise CheckpointError("its weight is an embedding too, which stays in float", where=f"layer '{name}'")
+    stale = [name for name, tensor in quantized.items() if not agrees(linear[name].weight, tensor)]
+    if stale:
+        raise CheckpointError(
+            f"the weights are not what their integers say: {', '.join(stale)}",
+            hint="something changed them after quantization; quantize last",
+        )
+
+
+def _cast_state(
+    model: Any, quantized: Mapping[str, QuantizedTensor], dtype_of: Mapping[str, torch.dtype | None]
+) -> dict[str, Tensor]:
+    """The state without quantized weights, cast; tensors that were one stay one, so that ties are seen when saving."""
+    state: dict[str, Tensor] = {}
+    cast: dict[tuple[Any, ...], Tensor] = {}
+    for name, tensor in model.state_dict().items():
+        if name.endswith(".weight") and name.removesuffix(".weight") in quantized:
+            continue
+        dtype = dtype_of[name]
+        if dtype is None or not tensor.is_floating_point() or tensor.dtype == dtype:
+            state[name] = tensor
+            continue
+        key = (tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), dtype) if tensor.numel() else (name,)
+        if key not in cast:
+            cast[key] = tensor.to(dtype)
+            if bool(torch.isfinite(tensor).all()) and not bool(torch.isfinite(cast[key]).all()):
+                raise CheckpointError(
+                    f"it has values too large for {_dtype_name(dtype)}", where=f"weight '{name}'", hint="use bfloat16"
+                )
+        state[name] = cast[key]
+    return state
+
+
+def _dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _rename_dtype(config: dict[str, Any], old: str, new: str) -> None:
+    """Set the config's dtype, and that of the configs in it which had the old one."""
+    config["dtype"] = new
+    for value in config.values():
+        if isinstance(value, dict) and value.get("dtype") == old:
+            _rename_dtype(value, old, new)
+
+
+class Loaded(NamedTuple):
+    """A state dict in floats, and the integers behind the quantized weights by module name."""
+
+    state_dict: dict[str, Tensor]
+    quantized: dict[str, QuantizedTensor]
+
+
+def load_compressed(folder: str | Path, *, dtype: torch.dtype = torch.float32) -> Loaded:
+    """Read a pack-quantized folder, ours or another's, without building the model.
+
+    Args:
+        folder: With config.json and safetensors files. Names are those on disk, which may differ from a model's:
+            have transformers load the state dict, then call `integers_by_module`.
+        dtype: Of the float weights that are made from integers; other tensors keep theirs.
+
+    Raises:
+        CheckpointError: Another format, quantized activations, a layout that is not understood, or missing tensors.
+    """
+    folder = Path(folder)
+    section = quantization_section(folder)
+    groups = _read_groups(section, folder.name)
+    state = read_safetensors(folder)
+    quantized: dict[str, QuantizedTensor] = {}
+    for name in [key.removesuffix(".weight_packed") for key in state if key.endswith(".weight_packed")]:
+        where = f"{folder.name}, layer '{name}'"
+        stored = {key: state.pop(f"{name}.{key}") for key in PACKED if f"{name}.{key}" in state}
+        if missing := [key for key in PACKED[:3] if key not in stored]:
+            raise CheckpointError(f"{', '.join(missing)} missing", where=where)
+        if f"{name}.weight_g_idx" in state:
+            raise CheckpointError("columns are in activation order (g_idx), which no reader supports now", where=where)
+        scheme = next((s for s in _schemes_for(name, groups) if fits_packed(stored, s)), None)
+        if scheme is None:
+            shapes = {key: list(value.shape) for key, value in stored.items()}
+            raise CheckpointError(f"no config group has tensors of these shapes: {shapes}", where=where)
+        quantized[name] = unpack(stored, scheme)
+        state[f"{name}.weight"] = quantized[name].dequantize(dtype)
+    if not quantized:
+        raise CheckpointError("it says pack-quantized, and has no packed weight", where=folder.name)
+    return Loaded(state, quantized)
+
+
+def read_safetensors(folder: Path) -> dict[str, Tensor]:
+    """All tensors of a folder: those that the index lists, or ``model.safetensors``."""
+    index = folder / "model.safetensors.index.json"
+    names = ["model.safetensors"]
+    if index.is_file():
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    state: dict[str, Tensor] = {}
+    for name in names:
+        if not (folder / name).is_file():
+            raise CheckpointError(f"there is no {name}", where=folder.name)
+        with safe_open(folder / name, framework="pt") as file:
+            state.update({key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118
+    return state
+
+
+def _read_groups(section: Mapping[str, Any], where: str) -> list[tuple[list[str], Scheme]]:
+    if section.get("quant_method") != METHOD:
+        raise CheckpointError(f"not a {METHOD} model", where=where)
+    if section.get("kv_cache_scheme") or section.get("transform_config"):
+        raise CheckpointError("a quantized key-value cache or transforms are not supported", where=where)
+    groups: list[tuple[list[str], Scheme]] = []
+    for label, group in (section.get("config_groups") or {}).items():
+        place = f"{where}, config group '{label}'"
+        if not isinstance(group, Mapping):
+            groups.append((list(group), Scheme.preset(label)))
+            continue
+        form = group.get("format") or section.get("format")
+        if form != FORMAT:
+            raise CheckpointError(f"format '{form}' cannot be read, only {FORMAT}", where=place)
+        if group.get("input_activations") or group.get("output_activations"):
+            raise CheckpointError("activations are quantized too, which is not supported", where=place)
+        if not group.get("weights"):
+            continue
+        try:
+            groups.append((list(group["targets"]), Scheme.from_weights(group["weights"])))
+        except UsageError as error:
+            raise CheckpointError(error.message, where=place, hint=error.hint) from error
+    return groups
+
+
+def _schemes_for(name: str, groups: list[tuple[list[str], Scheme]]) -> list[Scheme]:
+    """The schemes a packed layer may have, best first: its name, then a pattern, then the classes (of which it has one)."""
+
+    def rank(targets: list[str]) -> int:
+        if any(target == name for target in targets):
+            return 0
+        return 1 if any(match_pattern(target, name, ()) for target in targets) else 2
+
+    return [scheme for _, scheme in sorted(groups, key=lambda group: rank(group[0]))]

@@ -1,0 +1,111 @@
+"""Which layers of a model are quantized, and which cannot be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from leptonsdk.errors import UsageError
+from leptonsdk.quantization.scheme import Scheme, check_fits, matches
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+# Classes that hold a linear map, but whose weights the compressed-tensors format has no place for.
+_UNSTORABLE = frozenset({"Conv1D", "Conv2d", "Conv3d", "Embedding"})
+
+
+@dataclass(frozen=True)
+class LinearLayer:
+    """A linear layer by its full name; ``module.weight`` is ``[out, in]``."""
+
+    name: str
+    module: nn.Linear
+
+    @property
+    def weight(self) -> Tensor:
+        return self.module.weight
+
+    @property
+    def in_features(self) -> int:
+        return self.module.in_features
+
+
+def class_names(module: nn.Module) -> frozenset[str]:
+    """Names of a module's class and its bases, all of which a pattern may mean."""
+    from torch import nn
+
+    return frozenset(base.__name__ for base in type(module).__mro__ if issubclass(base, nn.Module))
+
+
+def linear_layers(model: nn.Module) -> dict[str, nn.Linear]:
+    """All linear layers by name, tied ones too."""
+    from torch import nn
+
+    return {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+
+
+def tied_layers(model: nn.Module) -> frozenset[str]:
+    """Names of linear layers whose weight is some other module's as well (an output embedding, mostly)."""
+    owners: dict[int, set[str]] = {}
+    for name, module in model.named_modules():
+        for parameter in module.parameters(recurse=False):
+            owners.setdefault(id(parameter), set()).add(name)
+    return frozenset(n for n, m in linear_layers(model).items() if len(owners[id(m.weight)]) > 1)
+
+
+def layers_to_quantize(
+    model: nn.Module, scheme: Scheme, targets: Iterable[str], ignore: Iterable[str] = (), done: Iterable[str] = ()
+) -> list[LinearLayer]:
+    """The linear layers that the patterns mean, checked to fit the scheme.
+
+    Tied layers are left out whatever their name: their weight is an embedding too, which stays in float.
+
+    Args:
+        model: Any model.
+        scheme: What they will be quantized to.
+        targets: Patterns (class, name or end of it, ``re:REGEX``).
+        ignore: Patterns of layers to leave out.
+        done: Names of layers that are quantized already, and are left out.
+
+    Raises:
+        UsageError: Nothing is meant; a layer is meant that cannot be stored (``Conv1D``); or groups do not fit.
+    """
+    targets, ignore, done = tuple(targets), tuple(ignore), frozenset(done)
+    linear, tied = linear_layers(model), tied_layers(model)
+    meant, unstorable = [], []
+    for name, module in model.named_modules():
+        classes = class_names(module)
+        if name and matches(name, classes, targets, ignore):
+            if name in linear:
+                meant.append(name)
+            elif classes & _UNSTORABLE:
+                unstorable.append(f"{name} ({type(module).__name__})")
+    if unstorable:
+        raise UsageError(
+            f"these layers cannot be stored quantized, only nn.Linear can: {', '.join(unstorable)}",
+            hint="narrow `targets`, or add them to `ignore`",
+        )
+    chosen = [LinearLayer(n, linear[n]) for n in meant if n not in tied and n not in done]
+    if not chosen:
+        raise UsageError(
+            _nothing(model, targets, ignore, [n for n in meant if n in tied], [n for n in meant if n in done])
+        )
+    check_fits(scheme, {layer.name: layer.in_features for layer in chosen})
+    return chosen
+
+
+def _nothing(
+    model: nn.Module, targets: tuple[str, ...], ignore: tuple[str, ...], tied: list[str], done: list[str]
+) -> str:
+    message = f"no linear layer is left to quantize by targets {list(targets)} and ignore {list(ignore)}"
+    if tied:
+        message += f"; tied to an embedding: {', '.join(tied)}"
+    if done:
+        message += f"; quantized already: {', '.join(done)}"
+    if conv := [name for name, module in model.named_modules() if type(module).__name__ == "Conv1D"]:
+        message += (
+            f"; {type(model).__name__} is built of transformers' Conv1D, which cannot be stored: {', '.join(conv)}"
+        )
+    return message

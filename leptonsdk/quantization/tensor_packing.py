@@ -1,0 +1,82 @@
+"""A quantized tensor as the tensors of compressed-tensors' ``pack-quantized`` format, and back.
+
+Under a layer's name stand ``weight_packed`` (int32 ``[out, ceil(in * bits / 32)]``, integers shifted to unsigned and laid
+side by side), ``weight_scale``, ``weight_shape`` (int64 ``[2]``) and, when asymmetric, ``weight_zero_point`` (packed
+along the rows; by tensor it is a plain int8). compressed-tensors 0.20 stores 1 to 8 bits without gaps. Its forerunners
+left gaps where the bits do not divide 32, so such files are not the same there; 2, 4 and 8 bits are alike everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32, unpack_from_int32
+from torch import Tensor
+
+from leptonsdk.errors import CheckpointError
+from leptonsdk.quantization.scheme import Scheme
+from leptonsdk.quantization.tensor import QuantizedTensor
+
+PACKED = ("weight_packed", "weight_scale", "weight_shape", "weight_zero_point")
+
+
+def packed_width(count: int, num_bits: int) -> int:
+    """int32 words for that many integers."""
+    return -(-count * num_bits // 32)
+
+
+def pack(tensor: QuantizedTensor) -> dict[str, Tensor]:
+    """The tensors to store, by their name under the layer's.
+
+    Raises:
+        CheckpointError: The installed compressed-tensors packs these bits with gaps.
+    """
+    bits, shape = tensor.scheme.num_bits, tensor.shape
+    by_tensor = tensor.scheme.strategy == "tensor"
+    stored = {
+        "weight_packed": _pack(tensor.integers.cpu(), bits, 1),
+        "weight_scale": tensor.scale.cpu().reshape(1) if by_tensor else tensor.scale.cpu().contiguous(),
+        "weight_shape": torch.tensor(shape, dtype=torch.int64),
+    }
+    if tensor.zero_point is not None:
+        zeros = tensor.zero_point.cpu()
+        stored["weight_zero_point"] = zeros.reshape(1) if by_tensor else _pack(zeros, bits, 0)
+    return stored
+
+
+def _pack(integers: Tensor, bits: int, dimension: int) -> Tensor:
+    packed: Tensor = pack_to_int32(integers, bits, packed_dim=dimension)
+    if packed.shape[dimension] != packed_width(integers.shape[dimension], bits):
+        raise CheckpointError(
+            f"the installed compressed-tensors cannot store {bits}-bit integers without gaps, only 2, 4 and 8 bits",
+            hint="pip install -U 'compressed-tensors>=0.20'",
+        )
+    return packed
+
+
+def fits_packed(stored: Mapping[str, Tensor], scheme: Scheme) -> bool:
+    """Whether stored tensors have the shapes that a scheme gives them."""
+    shape = [int(n) for n in stored["weight_shape"]]
+    if len(shape) != 2 or not scheme.fits(shape[1]) or scheme.symmetric == ("weight_zero_point" in stored):
+        return False
+    scale = (1,) if scheme.strategy == "tensor" else scheme.scale_shape(shape)
+    width = packed_width(shape[1], scheme.num_bits)
+    return tuple(stored["weight_packed"].shape) == (shape[0], width) and tuple(stored["weight_scale"].shape) == scale
+
+
+def unpack(stored: Mapping[str, Tensor], scheme: Scheme) -> QuantizedTensor:
+    """The integers, scales and zero points of one layer; the inverse of `pack`."""
+    shape = torch.Size(int(n) for n in stored["weight_shape"])
+    scale_shape = scheme.scale_shape(shape)
+    zeros = stored.get("weight_zero_point")
+    if zeros is not None:
+        if scheme.strategy != "tensor":
+            zeros = unpack_from_int32(zeros, scheme.num_bits, torch.Size(scale_shape), packed_dim=0)
+        zeros = zeros.to(torch.int8).reshape(scale_shape).contiguous()
+    return QuantizedTensor(
+        integers=unpack_from_int32(stored["weight_packed"], scheme.num_bits, shape).contiguous(),
+        scale=stored["weight_scale"].reshape(scale_shape),
+        zero_point=zeros,
+        scheme=scheme,
+    )

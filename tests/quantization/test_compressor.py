@@ -1,0 +1,153 @@
+import dataclasses
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from pydantic import ValidationError
+
+from leptonsdk.errors import UsageError
+from leptonsdk.hooks.classes import StepContext
+from leptonsdk.quantization import QuantizedTensor, RoundToNearest, RoundToNearestConfig, Scheme, save_compressed
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Tiny tensors: more threads only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@dataclass(frozen=True)
+class StandIn:
+    """The attributes of a checkpoint that a compressor reads."""
+
+    model: Any
+    processor: Any = None
+    task: str = "text-generation"
+    quantized: Mapping[str, QuantizedTensor] = field(default_factory=dict)
+
+    def replace(self, **changes: Any) -> "StandIn":
+        return dataclasses.replace(self, **changes)
+
+
+def llama(**options: Any) -> StandIn:
+    sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 1, "num_attention_heads": 4}
+    options = {"tie_word_embeddings": True, **options}
+    return StandIn(transformers.LlamaForCausalLM(transformers.LlamaConfig(vocab_size=97, **sizes, **options)).eval())
+
+
+def run(checkpoint: StandIn, folder: Path, **config: Any) -> Any:
+    return RoundToNearest(RoundToNearestConfig(**config)).compress(checkpoint, StepContext(seed=0, folder=folder))
+
+
+def test_the_given_checkpoint_stays_as_it_was(tmp_path: Path) -> None:
+    source = llama()
+    before = {k: v.clone() for k, v in source.model.state_dict().items()}
+    result = run(source, tmp_path, bit_width=4, group_size=32)
+    assert result.model is not source.model
+    assert source.quantized == {}
+    assert all(torch.equal(before[k], v) for k, v in source.model.state_dict().items())
+    assert result.task == source.task
+    assert not result.model.training
+
+
+def test_the_new_model_computes_with_the_integers(tmp_path: Path) -> None:
+    result = run(llama(), tmp_path, scheme="W8A16")
+    assert len(result.quantized) == 7
+    for name, tensor in result.quantized.items():
+        assert torch.equal(result.model.get_submodule(name).weight, tensor.dequantize())
+    assert result.model.lm_head.weight is result.model.model.embed_tokens.weight
+
+
+def test_zeros_and_dtypes_stay(tmp_path: Path) -> None:
+    source = llama()
+    source.model.to(torch.bfloat16)
+    weight = source.model.model.layers[0].mlp.up_proj.weight
+    weight.data[::2] = 0
+    result = run(source, tmp_path, bit_width=3, group_size=16, symmetric=False)
+    new = result.model.model.layers[0].mlp.up_proj.weight
+    assert new.dtype == torch.bfloat16
+    assert bool((new[::2] == 0).all())
+    assert result.quantized["model.layers.0.mlp.up_proj"].scale.dtype == torch.bfloat16
+
+
+def test_an_output_embedding_is_quantized_only_when_it_is_nobody_elses(tmp_path: Path) -> None:
+    tied = run(llama(), tmp_path, scheme="W8A16", ignore=[])
+    assert "lm_head" not in tied.quantized
+    untied = run(llama(tie_word_embeddings=False), tmp_path, scheme="W8A16", ignore=[])
+    assert "lm_head" in untied.quantized
+    sizes = {"hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 1, "num_attention_heads": 4}
+    masked = StandIn(transformers.BertForMaskedLM(transformers.BertConfig(vocab_size=97, **sizes)))
+    result = run(masked, tmp_path, scheme="W8A16")
+    assert "cls.predictions.decoder" not in result.quantized
+    assert "cls.predictions.transform.dense" in result.quantized
+
+
+def test_two_steps_make_a_mixed_scheme(tmp_path: Path) -> None:
+    first = run(llama(), tmp_path, scheme="W8A16", targets=["down_proj"])
+    second = run(first, tmp_path, bit_width=4, group_size=32)
+    assert list(first.quantized) == ["model.layers.0.mlp.down_proj"]
+    assert second.quantized["model.layers.0.mlp.down_proj"] is first.quantized["model.layers.0.mlp.down_proj"]
+    assert second.quantized["model.layers.0.mlp.up_proj"].scheme.num_bits == 4
+    save_compressed(second.model, second.quantized, tmp_path)
+    with pytest.raises(UsageError, match="quantized already"):
+        run(second, tmp_path, scheme="W8A16")
+
+
+def test_progress_counts_the_layers(tmp_path: Path) -> None:
+    seen: list[tuple[int, int, str]] = []
+    context = StepContext(seed=0, folder=tmp_path, progress=lambda done, total, what: seen.append((done, total, what)))
+    RoundToNearest(RoundToNearestConfig(scheme="W8A16")).compress(llama(), context)  # type: ignore[arg-type]
+    assert seen[0] == (0, 7, "model.layers.0.self_attn.q_proj")
+    assert seen[-1][:2] == (7, 7)
+
+
+def test_conv1d_layers_are_named_as_what_cannot_be_stored(tmp_path: Path) -> None:
+    config = transformers.GPT2Config(vocab_size=97, n_embd=32, n_layer=1, n_head=2)
+    source = StandIn(transformers.GPT2LMHeadModel(config))
+    with pytest.raises(UsageError, match=r"cannot be stored.*transformer\.h\.0\.attn\.c_attn \(Conv1D\)"):
+        run(source, tmp_path, scheme="W8A16", targets=["Conv1D"])
+    with pytest.raises(UsageError, match=r"built of transformers' Conv1D.*transformer\.h\.0\.mlp\.c_fc"):
+        run(source, tmp_path, scheme="W8A16")
+
+
+def test_groups_that_do_not_fit_are_refused_before_any_work(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="group_size 16 or 32 fits all layers"):
+        run(llama(), tmp_path, scheme="W4A16")
+
+
+def test_a_weight_that_is_not_finite_is_named(tmp_path: Path) -> None:
+    source = llama()
+    source.model.model.layers[0].mlp.up_proj.weight.data[0, 0] = float("nan")
+    with pytest.raises(UsageError, match=r"up_proj.*NaN"):
+        run(source, tmp_path, scheme="W8A16")
+
+
+@pytest.mark.parametrize(
+    "config, message",
+    [
+        ({"scheme": "W4A61"}, "Did you mean"),
+        ({"scheme": "W4A16", "bit_width": 4}, "besides"),
+        ({}, "neither a scheme nor a bit_width"),
+        ({"bit_width": 1}, "num_bits"),
+        ({"bit_width": 4, "groupsize": 64}, "groupsize"),
+    ],
+)
+def test_a_wrong_config_is_refused_when_it_is_made(config: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        RoundToNearestConfig(**config)
+
+
+def test_a_scheme_may_stand_inline() -> None:
+    config = RoundToNearestConfig.model_validate({"scheme": {"num_bits": 6, "strategy": "tensor"}})
+    assert config.resolve() == Scheme(num_bits=6, strategy="tensor")
+
+
+def test_every_field_is_described() -> None:
+    assert all(field.description for field in RoundToNearestConfig.model_fields.values())
