@@ -12,8 +12,7 @@ from leptonsdk.hooks.classes import (
     PostTrainingCompressor,
     Runner,
     StepContext,
-    TrainingCompressor,
-    TrainingProgress,
+    WeightProfile,
 )
 from leptonsdk.hooks.manager import PluginRecord, Plugins, load_plugins
 from leptonsdk.hooks.specs import GROUP, HOOK_API, hookimpl
@@ -34,8 +33,7 @@ __all__ = [
     "PostTrainingCompressor",
     "Runner",
     "StepContext",
-    "TrainingCompressor",
-    "TrainingProgress",
+    "WeightProfile",
     "hookimpl",
     "load_plugins",
 ]

@@ -20,7 +20,7 @@ from leptonsdk.hooks.capabilities import Capabilities
 if TYPE_CHECKING:
     from datasets import Dataset
     from numpy.typing import NDArray
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from leptonsdk.artifact import Artifact
     from leptonsdk.checkpoint import Checkpoint
@@ -67,20 +67,10 @@ class StepContext:
     def calibration(self, batch_size: int) -> Iterator[Batch]:
         """Calibration batches as model inputs; a `UsageError` says how to give some when there are none."""
         if self.batches is None:
-            raise UsageError("calibration data is needed, and none is given", hint="add `data.calibration` to the recipe")
+            raise UsageError(
+                "calibration data is needed, and none is given", hint="add `data.calibration` to the recipe"
+            )
         return self.batches(batch_size)
-
-
-@dataclass(frozen=True)
-class TrainingProgress:
-    """Where a training run stands: ``fraction`` runs from 0 to 1 over all optimizer steps."""
-
-    step: int
-    total_steps: int
-
-    @property
-    def fraction(self) -> float:
-        return self.step / self.total_steps if self.total_steps else 1.0
 
 
 class Compressor(ABC, Generic[ConfigT]):
@@ -102,30 +92,6 @@ class PostTrainingCompressor(Compressor[ConfigT]):
         """The compressed checkpoint."""
 
 
-class TrainingCompressor(Compressor[ConfigT]):
-    """Acts inside a Trainer run, together with others."""
-
-    @abstractmethod
-    def prepare(self, model: nn.Module, context: StepContext) -> None:
-        """Attach masks, fake quantizers, a teacher."""
-
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        """Extra optimizer groups, such as mask scores with a learning rate of their own."""
-        return []
-
-    def loss(self, model: nn.Module, inputs: Batch, outputs: Any, loss: Tensor) -> Tensor:
-        """The loss with this compressor's term in it."""
-        return loss
-
-    def update(self, progress: TrainingProgress) -> None:
-        """Move schedules; called before every optimizer step."""
-        return None
-
-    @abstractmethod
-    def finalize(self, model: nn.Module, context: StepContext) -> nn.Module:
-        """Fold, remove, shrink: plain modules are left."""
-
-
 @runtime_checkable
 class Runner(Protocol):
     """A model ready to run: called with the source model's inputs, it returns an object with the same output names.
@@ -137,6 +103,29 @@ class Runner(Protocol):
     input_names: frozenset[str]
 
     def __call__(self, **inputs: Tensor) -> Any: ...
+
+
+@dataclass(frozen=True)
+class WeightProfile:
+    """What stands in a model's weight files.
+
+    Attributes:
+        parameters: Weights, counted once where they are shared; scales and zero points are no weights.
+        zeros: How many of them are exactly zero.
+        bits: Bits that store them, scales and zero points included.
+    """
+
+    parameters: int
+    zeros: int
+    bits: int
+
+    @property
+    def sparsity(self) -> float:
+        return self.zeros / self.parameters if self.parameters else 0.0
+
+    @property
+    def bits_per_weight(self) -> float:
+        return self.bits / self.parameters if self.parameters else 0.0
 
 
 class Backend(ABC, Generic[ConfigT]):
@@ -169,6 +158,11 @@ class Backend(ABC, Generic[ConfigT]):
     def load(cls, artifact: Artifact, *, threads: int | None = None) -> Runner:
         """Open the artifact in its own runtime."""
 
+    @classmethod
+    def weights(cls, artifact: Artifact) -> WeightProfile | None:
+        """What the artifact's files hold, read from them; None when the backend cannot tell."""
+        return None
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -196,7 +190,15 @@ class Metric:
 
 @dataclass(frozen=True)
 class EvaluationSettings:
-    """How to evaluate: examples per forward, longest input (tokens), the baseline for distances to it, progress."""
+    """How to evaluate.
+
+    Attributes:
+        batch_size: Examples per forward.
+        max_length: Longest input in tokens; None: the model's own limit.
+        reference: The baseline's runner, for metrics that are a distance to it.
+        progress: Shown to people.
+        options: What belongs to the model or the task, such as ``{"pooling": "mean"}``.
+    """
 
     batch_size: int = 32
     max_length: int | None = None
@@ -208,24 +210,35 @@ class EvaluationSettings:
 class Evaluator(ABC):
     """A task: which columns it reads, which metrics it offers, how a model's outputs become per-example scores.
 
-    ``columns`` maps each role to the column names that are taken for it when the user maps none;
-    ``optional_columns`` names roles that may be missing.
+    Attributes:
+        name: The task's name.
+        columns: Each role, and the column names that are taken for it when the user maps none.
+        required: Alternatives: the roles of at least one of these sets must be there.
+        metrics: What it offers. A metric counts where `evaluate` made its columns.
+        length_input: The model input whose second axis is the sequence length, or None where there is none to choose.
     """
 
     name: ClassVar[str]
     columns: ClassVar[Mapping[str, Sequence[str]]]
-    optional_columns: ClassVar[frozenset[str]] = frozenset()
+    required: ClassVar[tuple[frozenset[str], ...]]
     metrics: ClassVar[tuple[Metric, ...]]
+    length_input: ClassVar[str | None] = None
+
+    def examples(self, rows: Dataset, processor: Any, settings: EvaluationSettings) -> Dataset:
+        """The rows as the examples that are scored; a language model's text is cut into windows here, say."""
+        return rows
 
     @abstractmethod
-    def encode(self, checkpoint_processor: Any, rows: Mapping[str, Sequence[Any]], max_length: int | None) -> Batch:
-        """Model inputs for some rows (role -> values); labels are left out."""
+    def encode(
+        self, processor: Any, rows: Mapping[str, Sequence[Any]], settings: EvaluationSettings
+    ) -> dict[str, Tensor]:
+        """Model inputs for some rows (role -> values), labels left out: what calibration, parity and timing feed."""
 
     @abstractmethod
     def evaluate(
         self, runner: Runner, processor: Any, dataset: Dataset, settings: EvaluationSettings
     ) -> Mapping[str, NDArray[Any]]:
-        """Per-example columns, each of length ``len(dataset)``, row i for example i."""
+        """Per-example columns, each of length ``len(dataset)`` (the examples), row i for example i."""
 
 
 class DatasetProvider(ABC):

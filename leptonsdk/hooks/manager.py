@@ -28,7 +28,7 @@ KINDS: dict[str, tuple[str, type]] = {
 CLASS_ATTRIBUTES = {
     "compressor": ("name", "config_class", "capabilities"),
     "backend": ("name", "config_class", "precisions"),
-    "evaluator": ("name", "columns", "metrics"),
+    "evaluator": ("name", "columns", "required", "metrics"),
     "dataset": ("name",),
 }
 Kind = TypeVar("Kind")
@@ -89,9 +89,9 @@ class Plugins:
                 continue
             found[kind] = {}
             for answer in caller():
-                for cls in _iterate(hook, answer):
-                    _check_class(hook, kind, base, cls)
-                    name = cls.name  # type: ignore[attr-defined]
+                for item in _iterate(hook, answer):
+                    cls = _check_class(hook, kind, base, item)
+                    name: str = cls.name
                     owner = self._owners.get((kind, name))
                     if owner is not None or name in found[kind]:
                         taken = owner.label if owner else "itself"
@@ -129,7 +129,7 @@ def _iterate(hook: str, answer: object) -> Iterable[object]:
     return answer
 
 
-def _check_class(hook: str, kind: str, base: type, cls: object) -> None:
+def _check_class(hook: str, kind: str, base: type, cls: object) -> type[Any]:
     if not isinstance(cls, type) or not issubclass(cls, base):
         raise TypeError(f"{hook} returned {cls!r}, which is not a subclass of {base.__name__}")
     missing = [name for name in CLASS_ATTRIBUTES[kind] if not hasattr(cls, name)]
@@ -137,9 +137,10 @@ def _check_class(hook: str, kind: str, base: type, cls: object) -> None:
         raise TypeError(f"{cls.__name__} lacks {', '.join(missing)}")
     if abstract := getattr(cls, "__abstractmethods__", None):
         raise TypeError(f"{cls.__name__} does not implement {', '.join(sorted(abstract))}")
-    name = cls.name  # type: ignore[attr-defined]
-    if not isinstance(name, str) or not name:
-        raise TypeError(f"{cls.__name__}.name is {name!r}, not a non-empty string")
+    checked: type[Any] = cls
+    if not isinstance(checked.name, str) or not checked.name:
+        raise TypeError(f"{cls.__name__}.name is {checked.name!r}, not a non-empty string")
+    return checked
 
 
 def load_plugins(*, without: Iterable[str] = (), only: Iterable[str] | None = None) -> Plugins:

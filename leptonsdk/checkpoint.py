@@ -1,0 +1,266 @@
+"""Checkpoint: a model in memory with its processing class, task and provenance.
+
+Quantized weights stay quantized in it: the model computes with the dequantized numbers, and beside it stand the integers,
+scales and zero points that they came from, so that a backend can lower the same integers and a save writes them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoConfig, AutoFeatureExtractor, AutoImageProcessor, AutoProcessor, AutoTokenizer
+
+from leptonsdk.artifact import sha256
+from leptonsdk.errors import CheckpointError
+from leptonsdk.quantization.formats import is_compressed, load_compressed, save_compressed
+from leptonsdk.quantization.tensor import QuantizedTensor
+from leptonsdk.references import Reference, locate_model, task_of_architecture
+
+# Small files beside a model that belong to it: how sentence-transformers pools, and under which terms it may be used.
+COMPANIONS = (
+    "modules.json",
+    "sentence_bert_config.json",
+    "config_sentence_transformers.json",
+    "1_Pooling/config.json",
+    "LICENSE",
+    "LICENSE.txt",
+)
+_VISION_TASKS = frozenset({"image-classification", "object-detection", "image-segmentation", "semantic-segmentation"})
+_SPEECH_TASKS = frozenset({"audio-classification"})
+_BOTH_TASKS = frozenset({"automatic-speech-recognition", "image-to-text"})
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a model came from. ``weights`` is one SHA-256 over its weight files; no local path stands here."""
+
+    kind: str
+    name: str
+    revision: str | None
+    weights: str
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model ready to be compressed, exported or evaluated.
+
+    Attributes:
+        model: In eval mode.
+        processor: Tokenizer, image processor, feature extractor, or all in one; None when the folder has none.
+        task: The Hub's task name.
+        source: Provenance.
+        quantized: Integers by module name, for the weights that are quantized.
+        companions: Small files that travel along, by relative path.
+    """
+
+    model: transformers.PreTrainedModel
+    processor: Any
+    task: str
+    source: Source
+    quantized: Mapping[str, QuantizedTensor] = field(default_factory=dict)
+    companions: Mapping[str, bytes] = field(default_factory=dict)
+
+    def replace(self, **changes: Any) -> Checkpoint:
+        """A copy with some attributes changed."""
+        return dataclasses.replace(self, **changes)
+
+    def save(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> Path:
+        """Write a Hugging Face folder that plain ``from_pretrained`` loads.
+
+        Args:
+            folder: Made if need be.
+            dtype: Of the weights that are not quantized; default: the model's own.
+        """
+        folder = Path(folder)
+        if folder.is_file():
+            raise CheckpointError("there is a file of that name", where=str(folder))
+        folder.mkdir(parents=True, exist_ok=True)
+        if self.quantized:
+            save_compressed(self.model, self.quantized, folder, save_dtype=dtype)
+        elif dtype is None or dtype == self.model.dtype:
+            self.model.save_pretrained(folder)
+        else:
+            own = self.model.dtype
+            state = {name: _cast(tensor, dtype) for name, tensor in self.model.state_dict().items()}
+            self.model.config.dtype = dtype
+            try:
+                self.model.save_pretrained(folder, state_dict=state)
+            finally:
+                self.model.config.dtype = own
+        self.save_processor(folder)
+        return folder
+
+    def save_processor(self, folder: str | Path) -> None:
+        """Write the tokenizer or processor, and the companion files, into a folder."""
+        folder = Path(folder)
+        if self.processor is not None:
+            self.processor.save_pretrained(folder)
+        for name, content in self.companions.items():
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+
+
+def _cast(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    return tensor.to(dtype) if tensor.is_floating_point() else tensor
+
+
+def load_checkpoint(
+    reference: str | Path,
+    *,
+    task: str | None = None,
+    revision: str | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+    trust_remote_code: bool = False,
+    base: Path | None = None,
+) -> Checkpoint:
+    """Load a model with its processor from the Hub, a folder, or an installed package's folder.
+
+    Args:
+        reference: Hub id, path, or ``package://name/sub``.
+        task: The Hub's task name; inferred from the architecture (optimum's TasksManager) when None.
+        revision: Of a Hub id.
+        dtype: What to compute in. fp16 weights on disk are widened to fp32 by default, the CPU's own precision.
+        device: Torch device.
+        trust_remote_code: Run code that the model's folder holds; off unless you turn it on.
+        base: Where relative paths start.
+
+    Raises:
+        CheckpointError: The model is missing, has no safetensors weights, or does not do the task.
+    """
+    located = locate_model(str(reference), base)
+    folder = located.folder if located.folder is not None else download(located.name, revision)
+    options = {"trust_remote_code": trust_remote_code}
+    try:
+        config = AutoConfig.from_pretrained(folder, **options)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"its config cannot be read: {_first_line(error)}", where=located.name) from error
+    task = task or infer_task(config, located.name)
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights:
+        raise CheckpointError(
+            "it has no safetensors weights", where=located.name, hint="pickled weights are never read: convert them"
+        )
+    model, quantized = _load_model(folder, config, task, dtype, options, located)
+    model.to(torch.device(device)).eval()
+    return Checkpoint(
+        model=model,
+        processor=load_processor(folder, task, **options),
+        task=task,
+        source=Source(located.kind, located.name, revision or _commit(folder), _hash_weights(weights)),
+        quantized=quantized,
+        companions={name: (folder / name).read_bytes() for name in COMPANIONS if (folder / name).is_file()},
+    )
+
+
+def _load_model(
+    folder: Path, config: Any, task: str, dtype: torch.dtype, options: Mapping[str, Any], located: Reference
+) -> tuple[Any, Mapping[str, QuantizedTensor]]:
+    auto_class = model_class_for(task)
+    quantized: Mapping[str, QuantizedTensor] = {}
+    try:
+        if is_compressed(config):
+            # The integers are read as they are: transformers would keep them in layers of its own.
+            state, quantized = load_compressed(folder, dtype=dtype)
+            del config.quantization_config
+            model_class = type(auto_class.from_config(config, **options))
+            model, report = model_class.from_pretrained(
+                None, config=config, state_dict=state, dtype=dtype, output_loading_info=True
+            )
+            modules = dict(model.named_modules())
+            if unknown := sorted(name for name in quantized if name not in modules):
+                raise CheckpointError(f"it has no layer {unknown[0]}, which is quantized", where=located.name)
+        else:
+            model, report = auto_class.from_pretrained(
+                folder, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
+            )
+        if missing := sorted(report["missing_keys"]):
+            raise CheckpointError(
+                f"its weights lack {', '.join(missing[:5])}{' …' if len(missing) > 5 else ''}",
+                where=f"{located.name} as {task}",
+                hint="the head would be random: fine-tune it first, or name the task that it was trained for",
+            )
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"cannot be loaded for {task}: {_first_line(error)}", where=located.name) from error
+    return model, quantized
+
+
+def model_class_for(task: str) -> Any:
+    """The Auto class that loads models of a task, as optimum's TasksManager has it."""
+    from optimum.exporters.tasks import TasksManager
+
+    try:
+        return TasksManager.get_model_class_for_task(TasksManager.map_from_synonym(task))
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(f"unknown task '{task}'", hint=f"{_first_line(error)}") from error
+
+
+def infer_task(config: Any, name: str) -> str:
+    """The task of a model's first architecture."""
+    from optimum.exporters.tasks import TasksManager
+
+    for architecture in getattr(config, "architectures", None) or ():
+        cls = getattr(transformers, architecture, None)
+        if cls is not None:
+            try:
+                return str(TasksManager.infer_task_from_model(cls))
+            except (KeyError, ValueError):
+                pass
+        if (task := task_of_architecture(architecture)) is not None:
+            return task
+    raise CheckpointError("its task cannot be inferred", where=name, hint="give one: `model.task`, or --task")
+
+
+def load_processor(folder: Path, task: str, **options: Any) -> Any:
+    """The processing class of a task's models (tokenizer, image processor, feature extractor, or processor), or None."""
+    loaders: tuple[Any, ...] = (AutoTokenizer, AutoProcessor)
+    if task in _VISION_TASKS:
+        loaders = (AutoImageProcessor,)
+    elif task in _SPEECH_TASKS:
+        loaders = (AutoFeatureExtractor,)
+    elif task in _BOTH_TASKS:
+        loaders = (AutoProcessor,)
+    for loader in loaders:
+        try:
+            return loader.from_pretrained(folder, **options)
+        except (OSError, ValueError, KeyError, AttributeError):
+            continue
+    return None
+
+
+def download(name: str, revision: str | None) -> Path:
+    """The snapshot of a Hub model: its safetensors, configs and tokenizer files, nothing pickled."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    wanted = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.py", "LICENSE*", "1_Pooling/*"]
+    unwanted = ["onnx/*", "openvino/*", "coreml/*", "*/*.safetensors"]
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=wanted, ignore_patterns=unwanted))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
+        raise CheckpointError(
+            f"cannot be downloaded: {_first_line(error)}",
+            where=f"Hub model '{name}'",
+            hint="check the name, your access and the network; a local folder works without one",
+        ) from error
+
+
+def _commit(folder: Path) -> str | None:
+    """The commit of a Hub snapshot, whose folder is named after it."""
+    return folder.name if folder.parent.name == "snapshots" else None
+
+
+def _hash_weights(files: list[Path]) -> str:
+    return hashlib.sha256("".join(f"{path.name}:{sha256(path)}\n" for path in files).encode()).hexdigest()
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__

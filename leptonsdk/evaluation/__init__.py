@@ -1,0 +1,1 @@
+"""The evaluation harness: any model, torch or exported, on identical examples; per-example scores; profiles."""

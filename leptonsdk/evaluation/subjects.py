@@ -1,0 +1,81 @@
+"""Opening what is to be evaluated, a checkpoint in torch or an artifact in its runtime, so that both look the same."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import AutoConfig
+
+from leptonsdk.artifact import Artifact
+from leptonsdk.checkpoint import Checkpoint, load_processor
+from leptonsdk.hooks import Plugins, Runner
+
+_POOLING_FILE = "1_Pooling/config.json"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model ready to be run: its runner, processor, task, and the options that evaluators read."""
+
+    runner: Runner
+    processor: Any
+    task: str
+    label: str
+    options: Mapping[str, Any]
+
+
+class TorchRunner:
+    """Runs a checkpoint in torch. Inputs that its forward does not take are dropped."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        dtype = str(model.dtype).removeprefix("torch.")
+        self.runtime = f"torch {torch.__version__} ({model.device.type}, {dtype})"
+        parameters = inspect.signature(model.forward).parameters.values()
+        self.input_names = frozenset(p.name for p in parameters if p.kind is not p.VAR_KEYWORD)
+
+    def __call__(self, **inputs: torch.Tensor) -> Any:
+        moved = {name: value.to(self.model.device) for name, value in inputs.items() if name in self.input_names}
+        with torch.inference_mode():
+            return self.model(**moved)
+
+
+def open_subject(model: Checkpoint | Artifact, plugins: Plugins, *, threads: int | None = None) -> Subject:
+    """A checkpoint or an artifact, ready to run. ``threads`` sizes the runtime's own pool (not torch's global one)."""
+    if isinstance(model, Checkpoint):
+        companions = model.companions
+        label = "torch"
+        if model.quantized:
+            widths = sorted({tensor.scheme.num_bits for tensor in model.quantized.values()})
+            label = f"torch W{'/'.join(map(str, widths))}A16"
+        pooling = companions.get(_POOLING_FILE)
+        options = _options(model.model.config, pooling)
+        return Subject(TorchRunner(model.model), model.processor, model.task, label, options)
+    backend = plugins.get("backend", model.backend)
+    pooling_file = model.folder / _POOLING_FILE
+    return Subject(
+        runner=backend.load(model, threads=threads),
+        processor=load_processor(model.folder, model.task),
+        task=model.task,
+        label=f"{model.backend} {model.precision}",
+        options=_options(
+            AutoConfig.from_pretrained(model.folder), pooling_file.read_bytes() if pooling_file.is_file() else None
+        ),
+    )
+
+
+def _options(config: Any, pooling: bytes | None) -> dict[str, Any]:
+    options: dict[str, Any] = {"label2id": dict(getattr(config, "label2id", None) or {})}
+    if (positions := getattr(config, "max_position_embeddings", None)) is not None:
+        options["max_positions"] = positions
+    if pooling is not None:
+        modes = json.loads(pooling)
+        chosen = [key for key, on in modes.items() if key.startswith("pooling_mode_") and on is True]
+        known = {"cls_token": "cls", "lasttoken": "lasttoken", "max_tokens": "max", "mean_tokens": "mean"}
+        options["pooling"] = next((known[k] for c in chosen if (k := c.removeprefix("pooling_mode_")) in known), "mean")
+    return options

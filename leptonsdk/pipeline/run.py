@@ -1,0 +1,293 @@
+"""Carrying out a plan: baseline, steps, exports, scores of each, timing, gate, manifest, report.
+
+Every piece of work has a key made of all that can change its result (see `leptonsdk.pipeline.store`), so an interrupted run
+goes on where it stopped, and a finished one is not done again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from leptonsdk.artifact import Artifact
+from leptonsdk.errors import LeptonError, RunError
+from leptonsdk.hooks import Plugins, StepContext
+from leptonsdk.pipeline import fingerprints
+from leptonsdk.pipeline.display import Display
+from leptonsdk.pipeline.store import RunStore, key_of
+from leptonsdk.recipe import Plan, Step
+
+if TYPE_CHECKING:
+    from leptonsdk.checkpoint import Checkpoint
+    from leptonsdk.data.loading import Data
+    from leptonsdk.evaluation.scores import Scores
+    from leptonsdk.hooks import EvaluationSettings
+
+BASELINE = "baseline"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its folder, and ``run.json`` as data. ``worked`` says whether anything had to be done."""
+
+    folder: Path
+    state: Mapping[str, Any]
+    worked: bool
+
+    @property
+    def verdict(self) -> str | None:
+        """``pass``, ``fail``, ``inconclusive``, or None without a gate."""
+        verdict: str | None = self.state["verdict"]
+        return verdict
+
+    def artifact(self, name: str | None = None) -> Artifact:
+        """An exported artifact by its name in the run; the only one when left out."""
+        names = [entry["name"] for entry in self.state["artifacts"]]
+        if name is None and len(names) == 1:
+            name = names[0]
+        if name is None or name not in names:
+            raise RunError(f"no artifact '{name}' in the run", hint=f"there are: {', '.join(names) or 'none'}")
+        return Artifact.open(self.folder / "artifacts" / name)
+
+    def scores(self, name: str) -> Scores:
+        """The per-example scores of the baseline, a step or an artifact."""
+        from leptonsdk.evaluation.scores import Scores
+
+        return Scores.load(self.folder / "scores" / name / "scores.parquet")
+
+
+def run_plan(plan: Plan, plugins: Plugins, out: str | Path, display: Display | None = None) -> Run:
+    """Carry out a plan in a run folder.
+
+    Args:
+        plan: See `leptonsdk.recipe.make_plan`.
+        plugins: The plugins that the plan was made with.
+        out: The run folder: new, empty, or of an earlier run, which then goes on.
+        display: Where progress is shown.
+
+    Raises:
+        LeptonError: With the step that broke. What was finished before it is kept.
+    """
+    display = display or Display()
+    with RunStore(out) as store:
+        return _Execution(plan, plugins, store, display).run()
+
+
+class _Execution:
+    """One pass over a plan. Models and data are opened only when a piece of work really needs them."""
+
+    def __init__(self, plan: Plan, plugins: Plugins, store: RunStore, display: Display) -> None:
+        self.plan, self.plugins, self.store, self.display = plan, plugins, store, display
+        self.recipe = plan.recipe
+        self.threads = self.recipe.threads or fingerprints.available_threads()
+        self.versions = fingerprints.versions()
+        self.model_files = fingerprints.model_fingerprint(plan)
+        self.data_states = {
+            name: fingerprints.data_fingerprint(getattr(self.recipe.data, name), plugins, plan.base)
+            for name in ("eval", "calibration")
+        }
+        self.keys = {
+            BASELINE: key_of(model=self.model_files, spec=self.recipe.model.model_dump(), versions=self.versions)
+        }
+        self._opened: dict[str, Any] = {}
+
+    # ── what is opened on demand ────────────────────────────────────────────────────────────────────────────────────
+
+    def checkpoint(self, name: str) -> Checkpoint:
+        """The source model, or a step's result, read from where it stands on disk: what is measured is what is kept."""
+        if name not in self._opened:
+            from leptonsdk.checkpoint import load_checkpoint
+
+            for other in [key for key in self._opened if key not in (BASELINE, "eval", "calibration")]:
+                del self._opened[other]  # hold one model besides the baseline
+            spec = self.recipe.model
+            baseline = name == BASELINE
+            self._opened[name] = load_checkpoint(
+                self.source_reference() if baseline else self.store.folder / "steps" / name,
+                task=spec.task if baseline else self.task,
+                revision=spec.revision if baseline else None,
+                trust_remote_code=spec.trust_remote_code,
+            )
+        checkpoint: Checkpoint = self._opened[name]
+        return checkpoint
+
+    def source_reference(self) -> str:
+        located = self.plan.model
+        return str(located.folder.resolve()) if located.kind == "folder" and located.folder else located.name
+
+    @property
+    def task(self) -> str:
+        return self.plan.task or self.checkpoint(BASELINE).task
+
+    def data(self, section: str) -> Data:
+        if section not in self._opened:
+            from leptonsdk.data.loading import load_data
+
+            spec = getattr(self.recipe.data, section)
+            evaluator = self.plugins.get("evaluator", self.task)
+            self._opened[section] = load_data(spec, evaluator, self.plugins, base=self.plan.base, seed=self.recipe.seed)
+        data: Data = self._opened[section]
+        return data
+
+    def settings(self, batch_size: int | None = None) -> EvaluationSettings:
+        from leptonsdk.hooks import EvaluationSettings
+
+        spec = self.recipe.evaluation
+        return EvaluationSettings(
+            batch_size=batch_size or spec.batch_size,
+            max_length=spec.max_length,
+            progress=self.display.progress,
+            options=spec.options,
+        )
+
+    def batches(self, section: str, limit: int | None = None) -> Callable[[int], Any]:
+        """Makes batches of model inputs from a section of the data."""
+        from leptonsdk.evaluation.harness import input_batches
+        from leptonsdk.evaluation.subjects import open_subject
+
+        def make(batch_size: int) -> Any:
+            subject = open_subject(self.checkpoint(BASELINE), self.plugins)
+            settings = self.settings(batch_size)
+            return input_batches(subject, self.data(section), self.plugins, settings=settings, limit=limit)
+
+        return make
+
+    # ── the work ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def do(self, name: str, title: str, key: str, work: Callable[[Path], Mapping[str, Any] | None]) -> dict[str, Any]:
+        if (noted := self.store.finished(name, key)) is not None:
+            self.display.reuse(name, title)
+            return noted
+        with self.display.work(name, title):
+            return self.store.do(name, key, work)
+
+    def run(self) -> Run:
+        from leptonsdk.pipeline.results import finish
+
+        last = BASELINE
+        self.score(BASELINE, "baseline in torch", lambda: self.checkpoint(BASELINE))
+        for step in self.plan.steps:
+            self.compress(step, last)
+            last = step.name
+            self.score(step.name, f"{step.plugin} in torch", lambda name=step.name: self.checkpoint(name))  # type: ignore[misc]
+        for step in self.plan.exports:
+            self.export(step, last)
+            folder = self.store.folder / "artifacts" / step.name
+            self.score(step.name, f"{step.name}", lambda folder=folder: Artifact.open(folder))  # type: ignore[misc]
+        return finish(self, last)
+
+    def score(self, name: str, label: str, open_model: Callable[[], Checkpoint | Artifact]) -> None:
+        """Score a model on the evaluation data."""
+        key = key_of(
+            what="scores",
+            model=self.keys[name],
+            baseline=self.keys[BASELINE],
+            task=self.plan.task,
+            data=self.data_states["eval"],
+            evaluation=self.recipe.evaluation.model_dump(),
+            seed=self.recipe.seed,
+        )
+
+        def work(folder: Path) -> dict[str, Any]:
+            from leptonsdk.evaluation.harness import evaluate
+
+            model = open_model()
+            scores = evaluate(
+                model,
+                self.data("eval"),
+                self.plugins,
+                metrics=self.recipe.evaluation.metrics,
+                settings=self.settings(),
+                baseline=None if name == BASELINE else self.checkpoint(BASELINE),
+                threads=self.threads,
+            )
+            scores.save(folder / "scores.parquet")
+            return {
+                "values": scores.values(),
+                "model": scores.model,
+                "runtime": scores.runtime,
+                "seconds": scores.seconds,
+                "examples": len(scores.ids),
+                "task": scores.task,
+                "data": {"label": scores.data, "fingerprint": self.data("eval").fingerprint},
+            }
+
+        self.do(f"scores/{name}", f"score {label}", key, work)
+        self.keys[f"scores/{name}"] = key
+
+    def compress(self, step: Step, previous: str) -> None:
+        """Run a compressor over the previous checkpoint."""
+        cls = self.plugins.get("compressor", step.plugin)
+        calibrated = cls.capabilities.calibration != "never" and self.recipe.data.calibration is not None
+        self.keys[step.name] = self.step_key(step, previous, calibrated)
+
+        def work(folder: Path) -> dict[str, Any]:
+            checkpoint = self.checkpoint(previous)
+            context = self.context(step, calibrated)
+            result = self.guarded(step, context, lambda: cls(step.config).compress(checkpoint, context))
+            result.save(folder)
+            return {"plugin": step.plugin, "version": step.version, "config": step.config.model_dump(mode="json")}
+
+        self.do(f"steps/{step.name}", f"compress with {step.plugin}", self.keys[step.name], work)
+
+    def export(self, step: Step, previous: str) -> None:
+        """Export the last checkpoint to a backend."""
+        backend = self.plugins.get("backend", step.plugin)(step.config)
+        calibrated = backend.needs_calibration()
+        self.keys[step.name] = self.step_key(step, previous, calibrated, runtime=backend.version())
+
+        def work(folder: Path) -> dict[str, Any]:
+            checkpoint = self.checkpoint(previous)
+            context = self.context(step, calibrated)
+            artifact = self.guarded(step, context, lambda: backend.export(checkpoint, folder, context))
+            artifact.write_manifest()
+            return {
+                "backend": artifact.backend,
+                "precision": artifact.precision,
+                "details": dict(artifact.details),
+                "version": step.version,
+                "config": step.config.model_dump(mode="json"),
+            }
+
+        self.do(f"artifacts/{step.name}", f"export to {step.name}", self.keys[step.name], work)
+
+    def step_key(self, step: Step, previous: str, calibrated: bool, **more: Any) -> str:
+        return key_of(
+            what=step.kind,
+            plugin=step.plugin,
+            version=step.version,
+            config=step.config.model_dump(mode="json"),
+            input=self.keys[previous],
+            calibration=self.data_states["calibration"] if calibrated else None,
+            seed=self.recipe.seed,
+            **more,
+        )
+
+    def context(self, step: Step, calibrated: bool) -> StepContext:
+        return StepContext(
+            seed=self.recipe.seed,
+            folder=self.store.scratch(step.name),
+            batches=self.batches("calibration") if calibrated else None,
+            samples=self.batches("eval", limit=64),
+            progress=self.display.progress,
+            device="cpu",
+            threads=self.threads,
+        )
+
+    def guarded(self, step: Step, context: StepContext, work: Callable[[], Any]) -> Any:
+        """Do a plugin's work between the lifecycle hooks; what it raises names the plugin and the step."""
+        hooks = self.plugins.hooks.hook
+        hooks.lepton_before_step(context=context, step=step)
+        try:
+            result = work()
+        except Exception as error:
+            hooks.lepton_on_error(context=context, step=step, error=error)
+            if isinstance(error, LeptonError):
+                raise
+            raise RunError(
+                f"{type(error).__name__}: {error}", where=f"step {step.name} ({step.provider} {step.version})"
+            ) from error
+        hooks.lepton_after_step(context=context, step=step, result=result)
+        return result

@@ -1,0 +1,181 @@
+"""What a plan checks besides the schema: that things exist, fit each other, and stand in an order that makes sense.
+
+Each check reads the recipe's plain data, so that one wrong section does not hide what is wrong in another, and notes
+problems instead of raising.
+"""
+
+from __future__ import annotations
+
+import csv
+import types
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ValidationError
+
+from leptonsdk.data.spec import DataSpec, file_format
+from leptonsdk.errors import LeptonError, Problem, did_you_mean
+from leptonsdk.hooks import Plugins, PostTrainingCompressor
+from leptonsdk.recipe.source import RecipeSource
+from leptonsdk.references import Reference, locate_model, read_config, task_of_architecture
+
+if TYPE_CHECKING:
+    from leptonsdk.recipe.plan import Step
+
+_COSTS = frozenset({"latency", "size", "memory"})
+_LIBRARY = "evaluate:"
+
+
+def keys_at(schema: type[BaseModel], path: Sequence[Any]) -> list[str]:
+    """The keys that are valid at a place inside a schema."""
+    current: Any = schema
+    for part in path:
+        if isinstance(part, int):
+            continue
+        if not (isinstance(current, type) and issubclass(current, BaseModel) and part in current.model_fields):
+            return []
+        current = _model_in(current.model_fields[part].annotation)
+    return list(current.model_fields) if isinstance(current, type) and issubclass(current, BaseModel) else []
+
+
+def _model_in(annotation: Any) -> Any:
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType, list):
+        models = [_model_in(argument) for argument in typing.get_args(annotation)]
+        return next((m for m in models if isinstance(m, type) and issubclass(m, BaseModel)), None)
+    return annotation
+
+
+def check_model(
+    section: Any, source: RecipeSource, plugins: Plugins, problems: list[Problem]
+) -> tuple[Reference | None, str | None]:
+    """Where the model is, and its task as far as can be told without loading it."""
+    if not isinstance(section, dict) or not isinstance(section.get("id"), str):
+        return None, None
+    task = section.get("task")
+    if isinstance(task, str) and task not in plugins.names("evaluator"):
+        hint = did_you_mean(task, plugins.names("evaluator"))
+        problems.append(source.problem(("model", "task"), f"no task named '{task}'", hint))
+        task = None
+    try:
+        reference = locate_model(section["id"], source.base)
+        if reference.folder is not None:
+            config = read_config(reference.folder)
+            if not any(reference.folder.glob("*.safetensors")):
+                problems.append(source.problem(("model", "id"), f"'{reference.name}' has no safetensors weights"))
+            if section.get("task") is None:
+                found = filter(None, map(task_of_architecture, config.get("architectures") or ()))
+                task = next(found, None)
+    except LeptonError as error:
+        problems.append(source.problem(("model", "id"), error.message, error.hint))
+        return None, task if isinstance(task, str) else None
+    return reference, task if isinstance(task, str) else None
+
+
+def check_data(section: Any, task: str | None, source: RecipeSource, plugins: Plugins, problems: list[Problem]) -> None:
+    """That local data exists, and that roles and columns are known where that can be seen at once."""
+    for name, entry in section.items() if isinstance(section, dict) else ():
+        try:
+            spec = DataSpec.model_validate(entry)
+        except ValidationError:
+            continue  # the schema has said so
+        path = ("data", name)
+        roles = plugins.get("evaluator", task).columns if task in plugins.names("evaluator") else None
+        if roles is not None:
+            for role in spec.columns:
+                if role not in roles:
+                    problems.append(
+                        source.problem(
+                            (*path, "columns", role), f"{task} has no role '{role}'", did_you_mean(role, roles)
+                        )
+                    )
+        if spec.path in plugins.names("dataset"):
+            continue
+        local = next((p for root in (source.base, Path()) if (p := root / Path(spec.path).expanduser()).exists()), None)
+        if local is None:
+            if spec.path.startswith((".", "/", "~")) or Path(spec.path).suffix or spec.path.count("/") > 1:
+                hint = did_you_mean(spec.path, plugins.names("dataset"))
+                problems.append(source.problem((*path, "path"), f"there is no '{spec.path}'", hint))
+            continue
+        if file_format(local) is None:
+            problems.append(source.problem((*path, "path"), f"the kind of '{spec.path}' is not known"))
+        for role, column in spec.columns.items():
+            header = _header(local)
+            if header is not None and column not in header:
+                problems.append(
+                    source.problem((*path, "columns", role), f"no column '{column}'", did_you_mean(column, header))
+                )
+
+
+def _header(path: Path) -> list[str] | None:
+    if path.suffix.lower() not in {".csv", ".tsv"} or not path.is_file():
+        return None
+    with path.open(encoding="utf-8", newline="") as file:
+        return next(csv.reader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ","), [])
+
+
+def check_metrics(
+    data: Mapping[str, Any], task: str | None, source: RecipeSource, plugins: Plugins, problems: list[Problem]
+) -> None:
+    """That the task offers every metric that the gate and the evaluation name."""
+    if task not in plugins.names("evaluator"):
+        return
+    offered = [metric.name for metric in plugins.get("evaluator", task).metrics]
+    gate, evaluation = data.get("gate"), data.get("evaluation")
+    asked: Iterable[str] = gate.keys() - _COSTS if isinstance(gate, dict) else ()
+    kept = evaluation.get("metrics") if isinstance(evaluation, dict) else None
+    for name in sorted(asked):
+        if name not in offered and not name.startswith(_LIBRARY):
+            hint = did_you_mean(name, [*offered, *_COSTS])
+            problems.append(source.problem(("gate", name), f"{task} has no metric '{name}'", hint))
+        elif isinstance(kept, list) and name not in kept:
+            problems.append(source.problem(("gate", name), f"evaluation.metrics leaves '{name}' out", "add it there"))
+    for index, name in enumerate(kept if isinstance(kept, list) else ()):
+        if isinstance(name, str) and name not in offered and not name.startswith(_LIBRARY):
+            hint = did_you_mean(name, offered)
+            problems.append(source.problem(("evaluation", "metrics", index), f"{task} has no metric '{name}'", hint))
+
+
+def check_order(
+    steps: Sequence[Step | None],
+    exports: Sequence[Step | None],
+    data: Mapping[str, Any],
+    source: RecipeSource,
+    plugins: Plugins,
+    problems: list[Problem],
+) -> None:
+    """That each step may follow those before it, and has the data it needs."""
+    section = data.get("data")
+    calibrated = isinstance(section, dict) and section.get("calibration") is not None
+    done: dict[str, str] = {}
+    for index, step in enumerate(steps):
+        if step is None:
+            continue
+        path = ("steps", index, step.plugin)
+        cls = plugins.get("compressor", step.plugin)
+        if not issubclass(cls, PostTrainingCompressor):
+            problems.append(source.problem(path, "it is no post-training compressor"))
+            continue
+        if cls.capabilities.calibration == "required" and not calibrated:
+            problems.append(source.problem(path, "it needs calibration data", "Add `data.calibration`."))
+        for effect in sorted(cls.capabilities.may_not_follow & done.keys()):
+            problems.append(source.problem(path, f"it may not follow '{done[effect]}', which {effect} the weights"))
+        done.update(dict.fromkeys(cls.capabilities.effects, step.plugin))
+    for index, step in enumerate(exports):
+        if step is None:
+            continue
+        backend = plugins.get("backend", step.plugin)(step.config)
+        if backend.needs_calibration() and not calibrated:
+            problems.append(
+                source.problem(("export", index, step.plugin), "it needs calibration data", "Add `data.calibration`.")
+            )
+        if "quantizes" in done:
+            problems.append(
+                source.problem(
+                    ("export", index, step.plugin),
+                    f"the weights that '{done['quantizes']}' quantizes are exported as the numbers they stand for",
+                    "Their size is the export's own precision.",
+                    "warning",
+                )
+            )

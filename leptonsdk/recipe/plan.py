@@ -1,0 +1,154 @@
+"""Plans: a recipe resolved against the installed plugins, before a weight is loaded. All problems are listed at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from leptonsdk.errors import Problem, RecipeError, did_you_mean
+from leptonsdk.hooks import PluginConfig, Plugins
+from leptonsdk.recipe import checks
+from leptonsdk.recipe.schema import Recipe
+from leptonsdk.recipe.source import Path_, RecipeSource, read_recipe
+from leptonsdk.references import Reference
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing to do: a compressor over the checkpoint, or a backend's export of the last one.
+
+    ``name`` is unique in the plan and is the step's folder name: ``01-rtn``, ``onnxruntime-int8-dynamic``.
+    """
+
+    name: str
+    kind: Literal["compress", "export"]
+    plugin: str
+    config: PluginConfig
+    provider: str
+    version: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A recipe that can be run."""
+
+    recipe: Recipe
+    model: Reference
+    task: str | None
+    steps: tuple[Step, ...]
+    exports: tuple[Step, ...]
+    warnings: tuple[Problem, ...] = ()
+    file: str | None = None
+    base: Path = field(default_factory=Path)
+
+
+def make_plan(recipe: str | Path | dict[str, Any] | Recipe, plugins: Plugins, *, overrides: Sequence[str] = ()) -> Plan:
+    """Resolve a recipe.
+
+    Args:
+        recipe: A YAML file, the same as a mapping, or a `Recipe`.
+        plugins: The installed plugins.
+        overrides: ``a.b=value`` to lay over it.
+
+    Raises:
+        RecipeError: With every problem, each with file, line and advice.
+    """
+    if isinstance(recipe, Recipe):
+        recipe = recipe.model_dump(mode="json", exclude_unset=True)
+    source = read_recipe(recipe, overrides)
+    problems = list(source.problems)
+    parsed = _validate(Recipe, source.data, (), source, problems)
+    # What the schema refused in one section must not hide what is wrong in another: the checks below read the plain data.
+    data = source.data if isinstance(source.data, dict) else {}
+    model, task = checks.check_model(data.get("model"), source, plugins, problems)
+    steps = _resolve(data.get("steps"), "compress", source, plugins, problems)
+    exports = _resolve(data.get("export"), "export", source, plugins, problems)
+    checks.check_data(data.get("data"), task, source, plugins, problems)
+    checks.check_metrics(data, task, source, plugins, problems)
+    checks.check_order(steps, exports, data, source, plugins, problems)
+    warnings = tuple(problem for problem in problems if problem.severity == "warning")
+    errors = [problem for problem in problems if problem.severity == "error"]
+    if errors or parsed is None or model is None:
+        raise RecipeError(sorted(errors, key=lambda problem: problem.line or 0))
+    return Plan(
+        parsed,
+        model,
+        task,
+        tuple(s for s in steps if s),
+        tuple(s for s in exports if s),
+        warnings,
+        source.file,
+        source.base,
+    )
+
+
+def _resolve(
+    entries: Any, kind: Literal["compress", "export"], source: RecipeSource, plugins: Plugins, problems: list[Problem]
+) -> list[Step | None]:
+    """Every entry's plugin and validated config; None where there is a problem, so that positions are kept."""
+    section, plugin_kind = ("steps", "compressor") if kind == "compress" else ("export", "backend")
+    resolved: list[Step | None] = []
+    if not isinstance(entries, list):
+        return resolved
+    taken: set[str] = set()
+    for index, entry in enumerate(entries):
+        path: Path_ = (section, index)
+        if isinstance(entry, str):
+            entry = {entry: {}}
+        if not isinstance(entry, dict) or len(entry) != 1:
+            if isinstance(entry, dict):
+                problems.append(source.problem(path, f"each entry names one {plugin_kind}, this one {len(entry)}"))
+            resolved.append(None)
+            continue
+        ((name, options),) = entry.items()
+        if name not in plugins.names(plugin_kind):
+            problems.append(
+                source.problem((*path, name), f"no {plugin_kind} named '{name}'", plugins.advice(plugin_kind, name))
+            )
+            resolved.append(None)
+            continue
+        config = _validate(plugins.get(plugin_kind, name).config_class, options or {}, (*path, name), source, problems)
+        if config is None:
+            resolved.append(None)
+            continue
+        label = f"{index + 1:02d}-{name}" if kind == "compress" else f"{name}-{getattr(config, 'precision', 'default')}"
+        if label in taken:
+            problems.append(source.problem(path, f"'{label}' is exported twice"))
+        taken.add(label)
+        owner = plugins.owner(plugin_kind, name)
+        resolved.append(Step(label, kind, name, config, owner.distribution, owner.version))
+    return resolved
+
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+def _validate(
+    schema: type[ModelT], data: Any, path: Path_, source: RecipeSource, problems: list[Problem]
+) -> ModelT | None:
+    """The data as a schema's object, or None with its problems noted."""
+    if not isinstance(data, dict):
+        problems.append(source.problem(path, "is empty or no mapping", "a recipe is `key: value` lines"))
+        return None
+    try:
+        return schema.model_validate(data)
+    except ValidationError as error:
+        for found in error.errors():
+            place = (*path, *(part for part in found["loc"]))
+            message, hint = found["msg"].removeprefix("Value error, "), None
+            if found["type"] == "extra_forbidden":
+                message = f"unknown key '{place[-1]}'"
+                hint = did_you_mean(str(place[-1]), checks.keys_at(schema, found["loc"][:-1]))
+            elif found["type"] == "missing":
+                message = f"'{place[-1]}' is missing"
+            elif found["type"] == "literal_error":
+                valid = found["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
+                message, hint = f"{found['input']!r} is not valid", did_you_mean(str(found["input"]), valid)
+            elif "input" in found and not isinstance(found["input"], dict):
+                message = f"{message} (got {found['input']!r})"
+            problems.append(source.problem(place, message, hint))
+        return None
