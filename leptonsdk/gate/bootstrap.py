@@ -66,8 +66,10 @@ def paired_bootstrap(
         _check_resamples(resamples, confidence)
         return Interval(0.0, 0.0, confidence, "identical")
 
+    baseline_of, candidate_of = statistic.prepared(first), statistic.prepared(second)
+
     def resampled(counts: IntArray) -> FloatArray:
-        before, after = statistic.resampled(first, counts), statistic.resampled(second, counts)
+        before, after = baseline_of(counts), candidate_of(counts)
         with np.errstate(divide="ignore", invalid="ignore"):
             difference: FloatArray = after - before
             return difference / np.abs(before) if relative else difference
@@ -94,7 +96,7 @@ def bootstrap(
     size = check_lengths(checked)
     estimate = statistic.value(checked)
     return _bootstrap(
-        lambda counts: statistic.resampled(checked, counts),
+        statistic.prepared(checked),
         estimate,
         size,
         statistic.vectorised,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -14,6 +14,8 @@ Column: TypeAlias = NDArray[Any]
 Columns: TypeAlias = Mapping[str, NDArray[Any]]
 FloatArray: TypeAlias = NDArray[np.float64]
 IntArray: TypeAlias = NDArray[np.int64]
+# Counts [R, n] as float64 -> values [R], of columns that were looked at beforehand (sorted, say).
+Weighing: TypeAlias = Callable[[FloatArray], FloatArray]
 
 FEWEST = 2
 

@@ -3,72 +3,95 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from leptonsdk.gate.columns import Column, FloatArray, numeric, weighted_sums
+from leptonsdk.gate.columns import Column, FloatArray, Weighing, numeric, weighted_sums
 
 # Below this share of the sum of squares, a variance is what rounding left of zero: the resample drew one value only.
 _NO_VARIANCE = 1e-13
 
 
-def pearson(columns: Sequence[Column], counts: FloatArray) -> FloatArray:
+def pearson(columns: Sequence[Column]) -> Weighing:
     """Product-moment correlation (Pearson 1895).
 
     Args:
         columns: Two, [n] each.
-        counts: [R, n], how often each example was drawn.
 
     Returns:
-        [R] in [-1, 1]; NaN where a column is constant among the drawn.
+        Counts [R, n] -> [R] in [-1, 1]; NaN where a column is constant among the drawn.
 
     Raises:
         EvaluationError: A column does not hold numbers.
     """
     x, y = (_scaled(numeric(column, "statistic pearson")) for column in columns)
-    total = counts.sum(axis=1)
-    sum_x, sum_y, xx, yy, xy = (weighted_sums(counts, column) for column in (x, y, x * x, y * y, x * y))
-    variance_x, variance_y = xx - sum_x**2 / total, yy - sum_y**2 / total
-    flat = (variance_x <= _NO_VARIANCE * xx) | (variance_y <= _NO_VARIANCE * yy)
-    return _correlation(xy - sum_x * sum_y / total, variance_x, variance_y, flat)
+    columns_of_moments = (x, y, x * x, y * y, x * y)
+
+    def weigh(counts: FloatArray) -> FloatArray:
+        total = counts.sum(axis=1)
+        sum_x, sum_y, xx, yy, xy = (weighted_sums(counts, column) for column in columns_of_moments)
+        variance_x, variance_y = xx - sum_x**2 / total, yy - sum_y**2 / total
+        flat = (variance_x <= _NO_VARIANCE * xx) | (variance_y <= _NO_VARIANCE * yy)
+        return _correlation(xy - sum_x * sum_y / total, variance_x, variance_y, flat)
+
+    return weigh
 
 
-def spearman(columns: Sequence[Column], counts: FloatArray) -> FloatArray:
+def spearman(columns: Sequence[Column]) -> Weighing:
     """Rank correlation (Spearman 1904): Pearson's of the mid-ranks, ranked anew in every resample.
 
     Args:
         columns: Two, [n] each.
-        counts: [R, n], how often each example was drawn.
 
     Returns:
-        [R] in [-1, 1]; NaN where a column is constant among the drawn.
+        Counts [R, n] -> [R] in [-1, 1]; NaN where a column is constant among the drawn.
 
     Raises:
         EvaluationError: A column does not hold numbers.
     """
-    x, y = (_centred_ranks(numeric(column, "statistic spearman"), counts) for column in columns)
-    weighted_x = counts * x
-    variance_x, covariance = (np.einsum("rn,rn->r", weighted_x, other) for other in (x, y))
-    variance_y = np.einsum("rn,rn->r", counts * y, y)
-    return _correlation(covariance, variance_x, variance_y, (variance_x <= 0) | (variance_y <= 0))
+    groups_x, groups_y = (_Groups.of(numeric(column, "statistic spearman")) for column in columns)
+
+    def weigh(counts: FloatArray) -> FloatArray:
+        x, y = groups_x.centred_ranks(counts), groups_y.centred_ranks(counts)
+        weighted_x = counts * x
+        variance_x, covariance = (np.einsum("rn,rn->r", weighted_x, other) for other in (x, y))
+        variance_y = np.einsum("rn,rn->r", counts * y, y)
+        return _correlation(covariance, variance_x, variance_y, (variance_x <= 0) | (variance_y <= 0))
+
+    return weigh
 
 
-def _centred_ranks(column: FloatArray, counts: FloatArray) -> FloatArray:
-    """Mid-ranks [R, n] of the examples among the drawn, minus their mean, which is (drawn + 1) / 2 whatever the ties.
+@dataclass(frozen=True)
+class _Groups:
+    """A column's examples in groups of one value, in rising order of the values.
 
-    The examples of one value form a group; with c of them drawn and C drawn up to and with the group, the group's ranks
-    run from C - c + 1 to C.
+    Attributes:
+        order: [n], the examples sorted by value.
+        starts: [groups], where in ``order`` each group starts.
+        group: [n], the group of each example.
     """
-    order = np.argsort(column, kind="stable")
-    ordered = column[order]
-    starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
-    drawn = np.add.reduceat(counts[:, order], starts, axis=1)
-    mid = np.cumsum(drawn, axis=1) - (drawn - 1) / 2
-    group = np.empty(len(column), dtype=np.intp)
-    group[order] = np.repeat(np.arange(len(starts)), np.diff(np.append(starts, len(column))))
-    ranks: FloatArray = (mid - (counts.sum(axis=1, keepdims=True) + 1) / 2)[:, group]
-    return ranks
+
+    order: NDArray[np.intp]
+    starts: NDArray[np.intp]
+    group: NDArray[np.intp]
+
+    @classmethod
+    def of(cls, column: FloatArray) -> _Groups:
+        _, group = np.unique(column, return_inverse=True)
+        order = np.argsort(group, kind="stable")
+        return cls(order, np.flatnonzero(np.diff(group[order], prepend=-1)), group)
+
+    def centred_ranks(self, counts: FloatArray) -> FloatArray:
+        """Mid-ranks [R, n] of the examples among the drawn, minus their mean, (drawn + 1) / 2 whatever the ties.
+
+        With c of a group drawn and C drawn up to and with the group, the group's ranks run from C - c + 1 to C.
+        """
+        drawn = np.add.reduceat(np.take(counts, self.order, axis=1), self.starts, axis=1)
+        mid = np.cumsum(drawn, axis=1) - (drawn - 1) / 2
+        ranks: FloatArray = np.take(mid - (counts.sum(axis=1, keepdims=True) + 1) / 2, self.group, axis=1)
+        return ranks
 
 
 def _scaled(column: FloatArray) -> FloatArray:

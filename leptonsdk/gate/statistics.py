@@ -15,10 +15,10 @@ import numpy as np
 
 from leptonsdk.errors import EvaluationError, LeptonError, did_you_mean
 from leptonsdk.gate.classification import f1_binary, f1_macro, matthews
-from leptonsdk.gate.columns import Column, FloatArray, IntArray, check_lengths, numeric, weighted_sums
+from leptonsdk.gate.columns import Column, FloatArray, IntArray, Weighing, check_lengths, numeric, weighted_sums
 from leptonsdk.gate.correlation import pearson, spearman
 
-Kernel = Callable[[Sequence[Column], FloatArray], FloatArray]
+Kernel = Callable[[Sequence[Column]], Weighing]
 
 
 class Statistic(Protocol):
@@ -50,6 +50,10 @@ class Statistic(Protocol):
         """
         ...
 
+    def prepared(self, columns: Sequence[Column]) -> Callable[[IntArray], FloatArray]:
+        """``resampled`` of these columns, with what does not depend on the counts (sorting) done once."""
+        ...
+
 
 @dataclass(frozen=True)
 class _Weighted:
@@ -62,11 +66,20 @@ class _Weighted:
 
     def value(self, columns: Sequence[Column]) -> float:
         size = self._check(columns)
-        return _finite(float(self.kernel(columns, np.ones((1, size)))[0]), self.name)
+        return _finite(float(self.kernel(columns)(np.ones((1, size)))[0]), self.name)
 
     def resampled(self, columns: Sequence[Column], counts: IntArray) -> FloatArray:
-        _check_counts(counts, self._check(columns))
-        return self.kernel(columns, counts.astype(np.float64))
+        return self.prepared(columns)(counts)
+
+    def prepared(self, columns: Sequence[Column]) -> Callable[[IntArray], FloatArray]:
+        size = self._check(columns)
+        weigh = self.kernel(columns)
+
+        def resampled(counts: IntArray) -> FloatArray:
+            _check_counts(counts, size)
+            return weigh(counts.astype(np.float64))
+
+        return resampled
 
     def _check(self, columns: Sequence[Column]) -> int:
         if len(columns) != self.arity:
@@ -91,6 +104,9 @@ class _Called:
         draws = ([np.repeat(column, row, axis=0) for column in columns] for row in counts)
         return np.array([self._call(draw) for draw in draws], dtype=np.float64)
 
+    def prepared(self, columns: Sequence[Column]) -> Callable[[IntArray], FloatArray]:
+        return lambda counts: self.resampled(columns, counts)
+
     def _call(self, columns: Sequence[Column]) -> float:
         try:
             return float(self.function(*columns))
@@ -100,22 +116,36 @@ class _Called:
             raise EvaluationError(f"failed: {error}", where=f"statistic {self.name}") from error
 
 
-def _mean(columns: Sequence[Column], counts: FloatArray) -> FloatArray:
-    mean: FloatArray = weighted_sums(counts, numeric(columns[0], "statistic mean")) / counts.sum(axis=1)
-    return mean
+def _mean(columns: Sequence[Column]) -> Weighing:
+    column = numeric(columns[0], "statistic mean")
+
+    def weigh(counts: FloatArray) -> FloatArray:
+        mean: FloatArray = weighted_sums(counts, column) / counts.sum(axis=1)
+        return mean
+
+    return weigh
 
 
-def _ratio(columns: Sequence[Column], counts: FloatArray) -> FloatArray:
-    above, below = (weighted_sums(counts, numeric(column, "statistic ratio")) for column in columns)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        quotient: FloatArray = above / below
-    return quotient
+def _ratio(columns: Sequence[Column]) -> Weighing:
+    above, below = (numeric(column, "statistic ratio") for column in columns)
+
+    def weigh(counts: FloatArray) -> FloatArray:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            quotient: FloatArray = weighted_sums(counts, above) / weighted_sums(counts, below)
+        return quotient
+
+    return weigh
 
 
-def _exp_ratio(columns: Sequence[Column], counts: FloatArray) -> FloatArray:
-    with np.errstate(over="ignore"):
-        exponential: FloatArray = np.exp(_ratio(columns, counts))
-    return exponential
+def _exp_ratio(columns: Sequence[Column]) -> Weighing:
+    ratio = _ratio(columns)
+
+    def weigh(counts: FloatArray) -> FloatArray:
+        with np.errstate(over="ignore"):
+            exponential: FloatArray = np.exp(ratio(counts))
+        return exponential
+
+    return weigh
 
 
 _STATISTICS: dict[str, Statistic] = {
