@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from leptonsdk.checkpoint import Checkpoint
     from leptonsdk.evaluation.scores import Scores
-    from leptonsdk.gate import ConditionResult
+    from leptonsdk.gating import ConditionResult
     from leptonsdk.pipeline.run import Run
 
 _PARITY_ROWS = 64
@@ -127,7 +127,7 @@ def quantize_model(
     try:
         config = RoundToNearestConfig(**options)
     except ValidationError as error:
-        raise UsageError(error.errors()[0]["msg"].removeprefix("Value error, "), where="quantize_model") from error
+        raise UsageError(_wrong(error), where="quantize_model") from error
     with tempfile.TemporaryDirectory() as scratch:
         context = StepContext(seed=0, folder=Path(scratch), threads=available_threads())
         return RoundToNearest(config).compress(as_checkpoint(model), context)
@@ -213,9 +213,7 @@ def export(
     try:
         exporter = cls(cls.config_class(**options))
     except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(map(str, first["loc"]))
-        raise UsageError(f"{name}: {first['msg']}", where=f"backend {backend}") from error
+        raise UsageError(_wrong(error), where=f"backend {backend}") from error
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError("it exists and is not empty", where=str(folder), hint="name a new folder")
@@ -297,7 +295,7 @@ class GateResult:
     @property
     def exit_code(self) -> int:
         """0 pass, 1 fail, 3 inconclusive."""
-        from leptonsdk.gate import EXIT_CODES
+        from leptonsdk.gating import EXIT_CODES
 
         return {**EXIT_CODES}[self.verdict]  # type: ignore[index]
 
@@ -318,17 +316,26 @@ def gate(baseline: Scores, candidate: Scores, conditions: Mapping[str, Any], *, 
         UsageError: A condition that is not valid.
         EvaluationError: The examples differ, or a metric is missing.
     """
-    from leptonsdk.gate import overall
+    from leptonsdk.gating import overall
     from leptonsdk.pipeline.judging import judge_metrics
     from leptonsdk.recipe.schema import MetricCondition
 
     try:
         parsed = {name: MetricCondition.model_validate(condition) for name, condition in conditions.items()}
     except ValidationError as error:
-        first = error.errors()[0]
-        raise UsageError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}", where="gate") from error
+        raise UsageError(_wrong(error), where="gate") from error
     results = judge_metrics(baseline, candidate, parsed, seed=seed, subject=candidate.model)
     return GateResult(overall(result.verdict for result in results), tuple(results))
+
+
+def _wrong(error: ValidationError) -> str:
+    """Everything that a config's validation found, in one line."""
+    found = []
+    for problem in error.errors():
+        place = ".".join(map(str, problem["loc"]))
+        message = problem["msg"].removeprefix("Value error, ")
+        found.append(f"{place}: {message}" if place else message)
+    return "; ".join(found)
 
 
 def as_checkpoint(model: Any, task: str | None = None) -> Checkpoint:

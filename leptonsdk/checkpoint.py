@@ -20,6 +20,7 @@ from transformers import AutoConfig, AutoFeatureExtractor, AutoImageProcessor, A
 from leptonsdk.artifact import sha256
 from leptonsdk.errors import CheckpointError
 from leptonsdk.quantization.formats import is_compressed, load_compressed, save_compressed
+from leptonsdk.quantization.formats_names import integers_by_module
 from leptonsdk.quantization.tensor import QuantizedTensor
 from leptonsdk.references import Reference, locate_model, task_of_architecture
 
@@ -175,9 +176,7 @@ def _load_model(
             model, report = model_class.from_pretrained(
                 None, config=config, state_dict=state, dtype=dtype, output_loading_info=True
             )
-            modules = dict(model.named_modules())
-            if unknown := sorted(name for name in quantized if name not in modules):
-                raise CheckpointError(f"it has no layer {unknown[0]}, which is quantized", where=located.name)
+            quantized = integers_by_module(model, quantized)
         else:
             model, report = auto_class.from_pretrained(
                 folder, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True, **options

@@ -27,7 +27,7 @@ _FIRST_SENTENCE = re.compile(r".+?(?:(?<=[.!?])(?=\s)|(?=\n\s*\n)|\Z)", re.DOTAL
 
 
 class PythonDocstrings(DatasetProvider):
-    """Splits ``test`` (four fifths) and ``calibration`` (one fifth), parted by a hash of the object's name."""
+    """Splits ``test`` (four fifths) and ``calibration`` (one fifth), parted by a hash of the query."""
 
     name = "python-docstrings"
     description = "Retrieval: first sentence of a standard-library docstring -> the rest of it."
@@ -38,8 +38,8 @@ class PythonDocstrings(DatasetProvider):
         if split not in (None, "test", "calibration"):
             raise DataError(f"no split '{split}'", where=self.name, hint="splits: test, calibration")
         rows: dict[str, dict[str, str]] = {}
-        for name, query, passage in _pairs(Path(sysconfig.get_paths()["stdlib"])):
-            wanted = "calibration" if int(hashlib.sha256(name.encode()).hexdigest(), 16) % 5 == 0 else "test"
+        for query, passage in _pairs(Path(sysconfig.get_paths()["stdlib"])):
+            wanted = "calibration" if int(hashlib.sha256(query.encode()).hexdigest(), 16) % 5 == 0 else "test"
             # The same text stands in several places: the passage to find must be one.
             if wanted == (split or "test") and query not in rows:
                 rows[query] = {"query": query, "passage": passage}
@@ -50,7 +50,7 @@ class PythonDocstrings(DatasetProvider):
         return f"python {platform.python_version()}"
 
 
-def _pairs(library: Path) -> Iterator[tuple[str, str, str]]:
+def _pairs(library: Path) -> Iterator[tuple[str, str]]:
     for path in sorted(library.rglob("*.py")):
         parts = path.relative_to(library).with_suffix("").parts
         if _LEFT_OUT.intersection(parts):
@@ -64,7 +64,7 @@ def _pairs(library: Path) -> Iterator[tuple[str, str, str]]:
                 continue
             docstring = ast.get_docstring(node)
             if docstring and (pair := split_docstring(docstring)):
-                yield ".".join((*parts, node.name)), *pair
+                yield pair
 
 
 def split_docstring(docstring: str) -> tuple[str, str] | None:

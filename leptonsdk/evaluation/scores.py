@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from leptonsdk.errors import EvaluationError, did_you_mean
-from leptonsdk.gate import Statistic, get_statistic, statistic_from
+from leptonsdk.gating import Statistic, get_statistic, statistic_from
 from leptonsdk.hooks import Metric
 
 _METADATA = b"leptonsdk"

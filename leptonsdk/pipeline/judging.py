@@ -10,7 +10,7 @@ import numpy as np
 from leptonsdk.errors import EvaluationError
 from leptonsdk.evaluation.scores import LIBRARY, Scores, library_metric, statistic_of
 from leptonsdk.evaluation.timing import Latency, Measurement
-from leptonsdk.gate import (
+from leptonsdk.gating import (
     DEFAULT_RESAMPLES,
     ConditionResult,
     absolute_condition,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from leptonsdk.artifact import Artifact
-from leptonsdk.gate.verdict import EXIT_CODES, overall
+from leptonsdk.gating.verdict import EXIT_CODES, overall
 from leptonsdk.pipeline import fingerprints
 from leptonsdk.pipeline.store import key_of
 

@@ -9,7 +9,7 @@ import numpy as np
 from scipy import sparse
 
 from leptonsdk.errors import EvaluationError
-from leptonsdk.gate.columns import Column, FloatArray, IntArray, Weighing, numeric, weighted_sums
+from leptonsdk.gating.columns import Column, FloatArray, IntArray, Weighing, numeric, weighted_sums
 
 
 def f1_binary(columns: Sequence[Column]) -> Weighing:

@@ -12,9 +12,9 @@ import numpy as np
 from scipy.special import ndtr, ndtri
 
 from leptonsdk.errors import EvaluationError
-from leptonsdk.gate.columns import Column, FloatArray, IntArray, check_column, check_lengths, check_pair, numeric
-from leptonsdk.gate.intervals import Interval, check_confidence
-from leptonsdk.gate.statistics import Statistic
+from leptonsdk.gating.columns import Column, FloatArray, IntArray, check_column, check_lengths, check_pair, numeric
+from leptonsdk.gating.intervals import Interval, check_confidence
+from leptonsdk.gating.statistics import Statistic
 
 DEFAULT_RESAMPLES = 10_000
 

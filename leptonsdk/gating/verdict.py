@@ -13,7 +13,7 @@ from typing import Any, Final, Literal
 import numpy as np
 
 from leptonsdk.errors import EvaluationError
-from leptonsdk.gate.intervals import Interval
+from leptonsdk.gating.intervals import Interval
 
 Verdict = Literal["pass", "fail", "inconclusive"]
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from leptonsdk.errors import EvaluationError
-from leptonsdk.gate import Interval, paired_proportions, paired_relative_proportions, proportion
+from leptonsdk.gating import Interval, paired_proportions, paired_relative_proportions, proportion
 
 
 def pair(both: int, gains: int, losses: int, neither: int) -> tuple[np.ndarray, np.ndarray]:

@@ -10,7 +10,7 @@ from scipy import stats
 from sklearn import metrics
 
 from leptonsdk.errors import EvaluationError
-from leptonsdk.gate import get_statistic, statistic_from, statistic_names
+from leptonsdk.gating import get_statistic, statistic_from, statistic_names
 
 NAIVE = {
     "mean": np.mean,

@@ -14,9 +14,9 @@ from typing import Protocol
 import numpy as np
 
 from leptonsdk.errors import EvaluationError, LeptonError, did_you_mean
-from leptonsdk.gate.classification import f1_binary, f1_macro, matthews
-from leptonsdk.gate.columns import Column, FloatArray, IntArray, Weighing, check_lengths, numeric, weighted_sums
-from leptonsdk.gate.correlation import pearson, spearman
+from leptonsdk.gating.classification import f1_binary, f1_macro, matthews
+from leptonsdk.gating.columns import Column, FloatArray, IntArray, Weighing, check_lengths, numeric, weighted_sums
+from leptonsdk.gating.correlation import pearson, spearman
 
 Kernel = Callable[[Sequence[Column]], Weighing]
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from leptonsdk.errors import EvaluationError
-from leptonsdk.gate import (
+from leptonsdk.gating import (
     ConditionResult,
     Interval,
     absolute_condition,

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from leptonsdk.errors import EvaluationError
-from leptonsdk.gate import (
+from leptonsdk.gating import (
     Interval,
     bootstrap,
     exact,

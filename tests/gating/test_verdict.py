@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from leptonsdk.errors import EvaluationError
-from leptonsdk.gate import EXIT_CODES, ConditionResult, Interval, exact, judge_lower, judge_upper, overall
+from leptonsdk.gating import EXIT_CODES, ConditionResult, Interval, exact, judge_lower, judge_upper, overall
 
 finite = st.floats(-1e9, 1e9)
 intervals = st.tuples(finite, finite).map(lambda ends: Interval(min(ends), max(ends), 0.95, "bca"))

@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from leptonsdk.errors import EvaluationError
-from leptonsdk.gate.bootstrap import bootstrap, change, paired_bootstrap
-from leptonsdk.gate.columns import Column, Columns, check_column, check_lengths
-from leptonsdk.gate.intervals import Interval
-from leptonsdk.gate.proportions import paired_proportions, paired_relative_proportions, proportion
-from leptonsdk.gate.statistics import Statistic
-from leptonsdk.gate.verdict import ConditionResult, judge_lower, judge_upper
+from leptonsdk.gating.bootstrap import bootstrap, change, paired_bootstrap
+from leptonsdk.gating.columns import Column, Columns, check_column, check_lengths
+from leptonsdk.gating.intervals import Interval
+from leptonsdk.gating.proportions import paired_proportions, paired_relative_proportions, proportion
+from leptonsdk.gating.statistics import Statistic
+from leptonsdk.gating.verdict import ConditionResult, judge_lower, judge_upper
 
 _RATIOS = ("min_speedup", "min_reduction")
 _ABSOLUTES = ("max_ms", "max_bytes")

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 
 from leptonsdk.errors import EvaluationError
-from leptonsdk.gate.columns import Column, check_column, check_lengths, numeric
-from leptonsdk.gate.intervals import Interval, check_confidence
+from leptonsdk.gating.columns import Column, check_column, check_lengths, numeric
+from leptonsdk.gating.intervals import Interval, check_confidence
 
 _HALVINGS = 200
 

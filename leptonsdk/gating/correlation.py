@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from leptonsdk.gate.columns import Column, FloatArray, Weighing, numeric, weighted_sums
+from leptonsdk.gating.columns import Column, FloatArray, Weighing, numeric, weighted_sums
 
 # Below this share of the sum of squares, a variance is what rounding left of zero: the resample drew one value only.
 _NO_VARIANCE = 1e-13

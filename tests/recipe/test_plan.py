@@ -1,0 +1,191 @@
+"""Plans: everything wrong with a recipe is said at once, with its line and the nearest word, before anything is loaded."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from leptonsdk.errors import RecipeError, UsageError
+from leptonsdk.hooks import load_plugins
+from leptonsdk.recipe import Recipe, make_plan
+from leptonsdk.recipe.library import describe_recipe, shipped_recipes
+
+PLUGINS = load_plugins()
+FIVE_MISTAKES = """\
+version: 1
+model: {{id: {model}, tsk: text-classification}}
+data:
+  eval: {{path: {data}, columns: {{txt: sentence}}}}
+steps:
+  - rtn: {{bit_width: 9}}
+  - rnt: {{bit_width: 8}}
+gate:
+  acuracy: {{max_drop: 0.01}}
+"""
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(textwrap.dedent(text), encoding="utf-8")
+    return path
+
+
+def problems(recipe: Any, *overrides: str) -> list[str]:
+    with pytest.raises(RecipeError) as caught:
+        make_plan(recipe, PLUGINS, overrides=overrides)
+    return [str(problem) for problem in caught.value.problems]
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, bert_folder: Path, tsv: Path) -> dict[str, Any]:
+    return {
+        "version": 1,
+        "model": {"id": str(bert_folder)},
+        "data": {"eval": {"path": str(tsv)}},
+        "steps": [{"rtn": {"bit_width": 8}}],
+        "gate": {"accuracy": {"max_drop": 0.01}},
+    }
+
+
+def test_five_mistakes_five_messages_each_with_line_and_nearest_word(tmp_path: Path, bert_folder: Path, tsv: Path) -> None:
+    path = write(tmp_path / "bad.yaml", FIVE_MISTAKES.format(model=bert_folder, data=tsv))
+    found = problems(path)
+    assert len(found) == 5, found
+    expected = [
+        (2, "unknown key 'tsk'", "task"),
+        (4, "no role 'txt'", "text"),
+        (6, "bit", None),
+        (7, "no compressor named 'rnt'", "rtn"),
+        (9, "no metric 'acuracy'", "accuracy"),
+    ]
+    for message, (line, what, nearest) in zip(found, expected, strict=True):
+        assert message.startswith(f"{path}:{line}:"), message
+        assert what in message
+        if nearest:
+            assert f"Did you mean '{nearest}'?" in message
+
+
+def test_the_command_ends_with_2_before_torch_is_imported(tmp_path: Path, bert_folder: Path, tsv: Path) -> None:
+    path = write(tmp_path / "bad.yaml", FIVE_MISTAKES.format(model=bert_folder, data=tsv))
+    code = (
+        "import sys; sys.argv=['lepton','run',sys.argv[1],'--out',sys.argv[2]]\n"
+        "from leptonsdk.cli import main\n"
+        "try:\n    main()\nexcept SystemExit as end:\n"
+        "    heavy = {'torch','transformers','datasets','numpy'} & set(sys.modules)\n"
+        "    print('code', end.code, 'heavy', sorted(heavy))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(path), str(tmp_path / "out")], capture_output=True, text=True, check=False
+    )
+    assert done.stdout.strip() == "code 2 heavy []", done
+    assert done.stderr.startswith("5 problems in the recipe:")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["plan", "quickstart"], ["recipes"], ["plugins", "list"]])
+def test_the_light_commands_import_nothing_heavy(arguments: list[str]) -> None:
+    code = (
+        f"import sys; sys.argv=['lepton',*{arguments!r}]\n"
+        "from leptonsdk.cli import main\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "heavy = {'torch','transformers','datasets','numpy','onnx','onnxruntime','scipy'} & set(sys.modules)\n"
+        "print('heavy', sorted(heavy))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.strip().endswith("heavy []"), done
+
+
+def test_python_and_yaml_mean_the_same(tmp_path: Path, recipe: dict[str, Any]) -> None:
+    import yaml
+
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    plans = [make_plan(source, PLUGINS) for source in (recipe, path, Recipe.model_validate(recipe))]
+    assert plans[0].recipe == plans[1].recipe == plans[2].recipe
+    assert [step.name for step in plans[1].steps] == ["01-rtn"]
+    assert plans[0].task == "text-classification"
+
+
+def test_overrides_are_laid_over_and_blamed(recipe: dict[str, Any]) -> None:
+    plan = make_plan(recipe, PLUGINS, overrides=["steps.0.rtn.bit_width=4", "steps.0.rtn.group_size=16", "seed=7"])
+    assert plan.steps[0].config.model_dump()["bit_width"] == 4
+    assert plan.recipe.seed == 7
+    assert recipe["steps"] == [{"rtn": {"bit_width": 8}}]
+    (message,) = problems(recipe, "data.eval.limt=5")
+    assert message.startswith("--set data.eval.limt=5:")
+    assert "Did you mean 'limit'?" in message
+    for wrong in ("seed", "=3", "steps.5.rtn={}", "version.a=1"):
+        with pytest.raises(UsageError, match="--set"):
+            make_plan(recipe, PLUGINS, overrides=[wrong])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"version": 2}, "2 is not valid"),
+        ({"model": {"id": "./nowhere"}}, "there is no such folder"),
+        ({"model": {"id": "package://no_such_package_here/model"}}, "no package 'no_such_package_here' is installed"),
+        ({"data": {"eval": {"path": "nowhere.tsv"}}}, "there is no 'nowhere.tsv'"),
+        ({"data": {}}, "'eval' is missing"),
+        ({"gate": {}}, "a gate without conditions proves nothing"),
+        ({"gate": {"latency": {"batch_size": 1}}}, "give min_speedup or max_ms"),
+        ({"gate": {"accuracy": {"max_drop": -1}}}, "greater than or equal to 0"),
+        ({"gate": {"accuracy": {}}}, "'max_drop' is missing"),
+        ({"gate": {"evaluate:x": {"max_drop": 0.1}}, "evaluation": {"metrics": ["accuracy"]}}, "leaves 'evaluate:x' out"),
+        ({"steps": [{"rtn": {}, "other": {}}]}, "each entry names one compressor, this one 2"),
+        ({"steps": {"rtn": {}}}, "valid list"),
+        ({"export": ["nowhere"]}, "no backend named 'nowhere'"),
+        ({"surprise": 1}, "unknown key 'surprise'"),
+        ({"model": {"id": "x/y", "task": "text-clasification"}}, "Did you mean 'text-classification'?"),
+    ],
+)
+def test_each_mistake_is_named(recipe: dict[str, Any], change: dict[str, Any], message: str) -> None:
+    assert any(message in problem for problem in problems({**recipe, **change}))
+
+
+def test_files_that_are_no_recipe(tmp_path: Path) -> None:
+    assert "cannot be read" in problems(tmp_path / "none.yaml")[0]
+    assert "not valid YAML" in problems(write(tmp_path / "a.yaml", "version: [1\n"))[0]
+    assert "is empty" in problems(write(tmp_path / "b.yaml", ""))[0]
+    twice = "version: 1\nversion: 1\nmodel: {id: a/b}\ndata: {eval: {path: a/b}}\n"
+    assert f"{tmp_path / 'c.yaml'}:2: version: stands twice" in problems(write(tmp_path / "c.yaml", twice))
+
+
+def test_a_column_that_the_file_lacks_is_seen_at_plan_time(recipe: dict[str, Any], tsv: Path) -> None:
+    recipe["data"] = {"eval": {"path": str(tsv), "columns": {"text": "sentense"}}}
+    (message,) = problems(recipe)
+    assert "no column 'sentense'" in message
+    assert "Did you mean 'sentence'?" in message
+
+
+def test_shipped_recipes_say_what_they_show() -> None:
+    shipped = shipped_recipes()
+    assert "quickstart" in shipped
+    for path in shipped.values():
+        assert len(describe_recipe(path)) > 20
+
+
+def test_the_light_task_table_agrees_with_optimum() -> None:
+    import transformers
+    from optimum.exporters.tasks import TasksManager
+
+    from leptonsdk.references import task_of_architecture
+
+    for name in (
+        "BertModel",
+        "BertForSequenceClassification",
+        "RobertaForTokenClassification",
+        "BertForQuestionAnswering",
+        "BertForMaskedLM",
+        "LlamaForCausalLM",
+        "GPT2LMHeadModel",
+        "ViTForImageClassification",
+        "Wav2Vec2ForCTC",
+        "WhisperForConditionalGeneration",
+        "T5ForConditionalGeneration",
+    ):
+        assert task_of_architecture(name) == TasksManager.infer_task_from_model(getattr(transformers, name)), name
