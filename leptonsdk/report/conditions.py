@@ -23,7 +23,7 @@ _METHODS: Final = {
     "wilson": "Wilson's score interval",
     "exact": "counted",
 }
-_REDUCED: Final = {"size": ("smaller", "larger"), "memory": ("less memory", "more memory")}
+_REDUCED: Final = {"size": "smaller", "memory": "less"}
 
 
 @dataclass(frozen=True)
@@ -119,8 +119,9 @@ def _read(entry: Mapping[str, Any], models: Models) -> Condition:
     elif kind in ("min_speedup", "min_reduction"):
         bad, neutral, scale = "below", 1.0, fmt.TIMES
         quantity = "speedup" if kind == "min_speedup" else "reduction"
-        word = "faster" if kind == "min_speedup" else _REDUCED.get(metric, ("less", "more"))[0]
-        rule = f"at least {fmt.measured(limit, limit, limit, limit, scale)[2]} {word}"
+        word = "faster" if kind == "min_speedup" else _REDUCED.get(metric, "less")
+        times = fmt.measured(limit, limit, limit, limit, scale)[2]
+        rule = f"at least {times} {word}" if limit > 1 else f"{quantity} of at least {times}"
         if detail.get("baseline_is") == "fp32":
             rule += " than the parameters at 4 bytes each"
     else:

@@ -179,10 +179,12 @@ def measured(
     numbers = [number * scale.factor for number in (value, low, high)]
     bound = limit * scale.factor
     width = (numbers[2] - numbers[1]) / 2
+    least = (2 if abs(numbers[0]) < 2 else 1) if scale is TIMES else 0
     if width > 0:  # a very narrow interval still gets no more than five digits of its value
-        decimals = min(decimals_of(width, 1 if scale is TIMES else 2), max(decimals_of(max(map(abs, numbers)), 5), 1))
+        wanted = min(decimals_of(width, 1 if scale is TIMES else 2), max(decimals_of(max(map(abs, numbers)), 5), 1))
+        decimals = max(wanted, least)
     else:
-        decimals = (2 if abs(numbers[0]) < 2 else 1) if scale is TIMES else decimals_of(numbers[0], 3)
+        decimals = least or decimals_of(numbers[0], 3)
     limit_decimals = next((d for d in range(_MOST_DECIMALS) if math.isclose(float(fixed(bound, d)), bound)), 6)
     while decimals < _MOST_DECIMALS and not _apart(numbers, bound, decimals):
         decimals += 1

@@ -67,7 +67,10 @@ def _sentence(models: Models, model: Model, own: Sequence[Condition], metrics: S
     for metric in metrics:
         condition = next((c for c in own if c.metric == metric.name), None)
         if condition is not None:
-            parts.append(f"{metric.label} changed by {condition.estimate} (limit {condition.limit_text})")
+            moved = f"changed by {condition.estimate}"
+            if condition.value == 0:
+                moved = f"unchanged {condition.interval_text}".rstrip()
+            parts.append(f"{metric.label} {moved} (limit {condition.limit_text})")
             continue
         before_value, after_value = models.baseline.value(metric), model.value(metric)
         if before_value is None or after_value is None:

@@ -65,6 +65,16 @@ def test_the_headline_in_one_sentence(gated: dict[str, Any]) -> None:
     assert head.meaning == "All 3 conditions of the gate are met."
 
 
+def test_no_change_is_called_unchanged(make_state: Make, conditions: dict[str, Make]) -> None:
+    raw = {**conditions["metric"](INT8), "drop": 0.0}
+    assert "MRR@10 unchanged [-0.0049, +0.0010] (limit -0.02)" in told(make_state(conditions=[raw])).sentences[0][2]
+
+
+def test_a_speedup_below_one_is_not_called_faster(make_state: Make, conditions: dict[str, Make]) -> None:
+    (shown,) = read(make_state(conditions=[conditions["speed"](INT8, 0.5)]))
+    assert shown.rule == "speedup of at least 0.5x"
+
+
 def test_what_failed_is_named_with_its_model(make_state: Make, conditions: dict[str, Make]) -> None:
     judged = [conditions["metric"](INT8), conditions["metric"](FP32), conditions["size"](FP32, 3.5)]
     head = told(make_state(exports=(INT8, FP32), conditions=judged))
