@@ -10,6 +10,14 @@ from leptonsdk.report import format as fmt
 from leptonsdk.report.models import MetricInfo, Model, Models, public
 
 _KINDS: Final = {"source": "source model", "compress": "compressed", "export": "exported"}
+# What backends note of an export's parity, as people call it; other keys are shown by their own names.
+_PARITY: Final = {
+    "max_abs_diff": "largest difference",
+    "mean_abs_diff": "mean difference",
+    "relative_rms": "relative RMS",
+    "max_abs_output": "largest output",
+    "argmax_agreement": "share with the same top label",
+}
 
 
 @dataclass(frozen=True)
@@ -207,8 +215,17 @@ def export_losses(state: Mapping[str, Any], models: Models) -> list[ExportLoss]:
                 changes.append(
                     f"{metric.label} {'unchanged' if word == 'same' else fmt.change(change, value) + ' ' + word}"
                 )
-        losses.append(ExportLoss(model.name, tuple(_flat(public(parity))), fmt.joined(changes)))
+        losses.append(ExportLoss(model.name, tuple(_parity(public(parity))), fmt.joined(changes)))
     return [loss for loss in losses if loss.parity or loss.metrics]
+
+
+def _parity(parity: Any) -> list[tuple[str, str]]:
+    """What was found, and last what was allowed of the ``measure`` that the backend held against its ``tolerance``."""
+    if not isinstance(parity, Mapping) or not {"measure", "tolerance"} <= parity.keys():
+        return _flat(parity)
+    measure = str(parity["measure"])
+    found = {key: value for key, value in parity.items() if key not in ("measure", "tolerance")}
+    return [*_flat(found), (f"allowed {_PARITY.get(measure, measure.replace('_', ' '))}", _scalar(parity["tolerance"]))]
 
 
 def _flat(value: Any, name: str = "") -> list[tuple[str, str]]:
@@ -217,7 +234,9 @@ def _flat(value: Any, name: str = "") -> list[tuple[str, str]]:
         return []
     if isinstance(value, Mapping):
         return [
-            pair for key, inner in value.items() for pair in _flat(inner, f"{name} {key}".strip().replace("_", " "))
+            pair
+            for key, inner in value.items()
+            for pair in _flat(inner, f"{name} {_PARITY.get(key, key)}".strip().replace("_", " "))
         ]
     if isinstance(value, (list, tuple)):
         return [(name, ", ".join(_scalar(inner) for inner in value))]

@@ -75,7 +75,7 @@ def test_it_answers_in_order(tmp_path: Path, gated: dict[str, Any]) -> None:
     places = [text.index(part) for part in parts]
     assert places == sorted(places)
     assert "All 3 conditions of the gate are met." in text
-    assert "Export loss, onnxruntime-int8-dynamic: outputs beside torch's: max difference 0.0123" in text
+    assert "Export loss, onnxruntime-int8-dynamic: outputs beside torch's: largest difference 0.0123" in text
     for fact in ("python-docstrings", "400", "ab12" * 16, "Example CPU", "2.11.0", "8.15", "onnxruntime 1.23.2 (CPU)"):
         assert fact in text
     assert "scheme: W8A16" in text

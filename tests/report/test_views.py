@@ -160,11 +160,15 @@ def test_the_ledger_compares_an_export_with_the_last_checkpoint(make_state: Make
 def test_the_exports_own_loss(make_state: Make) -> None:
     state = make_state()
     (loss,) = export_losses(state, read_models(state))
-    assert ("max difference", "0.0123") in loss.parity
-    assert ("mean cosine", "0.99941") in loss.parity
+    assert ("largest difference", "0.0123") in loss.parity
+    assert ("cosine", "0.99941") in loss.parity
+    assert loss.parity[-1] == ("allowed relative RMS", "0.25")
     assert "MRR@10 -0.0006 worse" in loss.metrics
     del state["artifacts"][0]["details"]["parity"]
     assert export_losses(state, read_models(state))[0].parity == ()
+    state["artifacts"][0]["details"]["parity"] = {"logits": {"max_abs_diff": 0.5, "equal": False}, "note": "by hand"}
+    (loss,) = export_losses(state, read_models(state))
+    assert loss.parity == (("logits largest difference", "0.5"), ("logits equal", "no"), ("note", "by hand"))
 
 
 def test_absolute_paths_are_shortened() -> None:
