@@ -1,0 +1,45 @@
+"""The backend class: light to import, its work stands in other modules."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from leptonsdk.hooks import Backend, Runner, StepContext, WeightProfile
+from leptonsdk_onnxruntime.config import PRECISIONS, OnnxRuntimeConfig
+
+if TYPE_CHECKING:
+    from leptonsdk.artifact import Artifact
+    from leptonsdk.checkpoint import Checkpoint
+
+
+class OnnxRuntimeBackend(Backend[OnnxRuntimeConfig]):
+    """ONNX graphs, run by ONNX Runtime on the CPU."""
+
+    name: ClassVar[str] = "onnxruntime"
+    config_class = OnnxRuntimeConfig
+    precisions: ClassVar[tuple[str, ...]] = PRECISIONS
+
+    def needs_calibration(self) -> bool:
+        return self.config.resolved_precision == "int8-static"
+
+    def version(self) -> str:
+        return importlib.metadata.version("onnxruntime")
+
+    def export(self, checkpoint: Checkpoint, folder: Path, context: StepContext) -> Artifact:
+        from leptonsdk_onnxruntime.export import export_checkpoint
+
+        return export_checkpoint(checkpoint, folder, self.config, context)
+
+    @classmethod
+    def load(cls, artifact: Artifact, *, threads: int | None = None) -> Runner:
+        from leptonsdk_onnxruntime.runner import load_runner
+
+        return load_runner(artifact, threads)
+
+    @classmethod
+    def weights(cls, artifact: Artifact) -> WeightProfile | None:
+        from leptonsdk_onnxruntime.graph_weights import weight_profile
+
+        return weight_profile(artifact.folder / artifact.entry)

@@ -1,0 +1,66 @@
+"""What a user can choose."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from leptonsdk.hooks import PluginConfig
+
+Precision = Literal["fp32", "int8", "int8-dynamic", "int8-static"]
+PRECISIONS: tuple[str, ...] = ("fp32", "int8", "int8-dynamic", "int8-static")
+DEFAULT_INT8 = "int8-dynamic"
+
+
+class OnnxRuntimeConfig(PluginConfig):
+    """Config of the ONNX Runtime backend."""
+
+    precision: Precision = Field(
+        default="fp32",
+        description="fp32; int8-dynamic: int8 weights, activations quantized as they come, needs no data; int8-static: "
+        "activation ranges fixed from calibration data; int8: the better default of the two (int8-dynamic).",
+    )
+    opset: int | None = Field(
+        default=None, ge=18, description="ONNX opset to write; default: what torch.onnx prefers (20 or later)."
+    )
+    ignore: tuple[str, ...] = Field(
+        default=(),
+        description="Modules whose weights stay in float: names, globs (`*.output.dense`) or `re:` patterns of the source "
+        "model's module names.",
+    )
+    quantize_embeddings: bool = Field(
+        default=True, description="Store embedding tables as int8 too, with one scale for each row."
+    )
+    weight_scales: Literal["mse", "minmax"] = Field(
+        default="mse",
+        description="How a weight channel's scale is chosen: the least squared error, or the largest magnitude.",
+    )
+    reduce_range: bool = Field(
+        default=False,
+        description="Use 7 of the 8 bits for weights: needed on x86 CPUs with AVX2 but without VNNI, whose int8 kernels "
+        "saturate otherwise.",
+    )
+    calibration_samples: int = Field(
+        default=128, ge=1, description="Examples to calibrate activations with (int8-static)."
+    )
+    calibration_batch_size: int = Field(default=8, ge=1, description="Examples per calibration batch (int8-static).")
+    calibration_method: Literal["mse", "percentile", "minmax"] = Field(
+        default="mse",
+        description="How an activation's range is chosen (int8-static): the least squared error over a histogram, a "
+        "percentile of the values, or all of them.",
+    )
+    calibration_percentile: float = Field(
+        default=99.99, gt=50, le=100, description="Share of values, in percent, that `percentile` keeps in range."
+    )
+    tolerance: float | None = Field(
+        default=None,
+        gt=0,
+        description="Greatest allowed difference to the source model. fp32: absolute (default 1e-3, relative where outputs "
+        "are above 1); int8: relative, root mean square (default 0.25).",
+    )
+
+    @property
+    def resolved_precision(self) -> str:
+        """The precision that an artifact states: ``int8`` is an alias."""
+        return DEFAULT_INT8 if self.precision == "int8" else self.precision

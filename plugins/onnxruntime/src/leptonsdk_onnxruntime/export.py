@@ -1,0 +1,152 @@
+"""Export, from checkpoint to folder: trace, quantize, save, check."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import onnx_ir as ir
+
+from leptonsdk.artifact import Artifact
+from leptonsdk.errors import ExportError
+from leptonsdk.hooks import StepContext
+from leptonsdk_onnxruntime.config import OnnxRuntimeConfig
+from leptonsdk_onnxruntime.decoder import CACHE_PREFIX
+from leptonsdk_onnxruntime.export_inputs import Inputs, model_inputs, sample_batches, tracing_inputs
+from leptonsdk_onnxruntime.export_torch import Traced, trace, trace_decoder, write_export_manifest
+from leptonsdk_onnxruntime.graph import name_weights, pack_siblings, share_transposed, tidy
+from leptonsdk_onnxruntime.parity import check_parity, measure_parity
+from leptonsdk_onnxruntime.quantize_graph import QuantizationReport, quantize_graph
+from leptonsdk_onnxruntime.runner import load_runner
+
+if TYPE_CHECKING:
+    from leptonsdk.checkpoint import Checkpoint
+
+GENERATIVE_TASKS = frozenset({"text-generation"})
+_EXTERNAL_FROM = int(1.8 * 2**30)  # protobuf ends at 2 GB
+_PARITY_BATCH, _PARITY_BATCHES = 8, 4
+_STEPS = 4
+
+
+def export_checkpoint(
+    checkpoint: Checkpoint, folder: Path, config: OnnxRuntimeConfig, context: StepContext
+) -> Artifact:
+    """Write the artifact into ``folder``.
+
+    Raises:
+        ExportError: The model cannot be traced, or the exported one disagrees with it.
+        UsageError: Calibration data is needed and not given.
+    """
+    import torch
+
+    model, task, precision = checkpoint.model, checkpoint.task, config.resolved_precision
+    if precision == "int8-static":
+        context.calibration(config.calibration_batch_size)  # fails now rather than after the trace
+    decoder = task in GENERATIVE_TASKS
+    context.progress(0, _STEPS, "tracing")
+    samples = sample_batches(model, context, _PARITY_BATCH, _PARITY_BATCHES)
+    first = tracing_inputs(samples[0], pad_left=decoder)
+    with torch.no_grad():
+        traced = (trace_decoder if decoder else trace)(model, first, config.opset)
+    graph = traced.model
+    name_weights(graph)
+    share_transposed(graph)
+    context.progress(1, _STEPS, "quantizing" if precision != "fp32" else "saving")
+    quantization = _quantize(traced, config, model, context) if precision != "fp32" else None
+    tidy(graph, traced.dims)
+    entry = "onnx/model.onnx" if precision == "fp32" else "onnx/model_quantized.onnx"
+    context.progress(2, _STEPS, "saving")
+    files = _save(graph, folder, entry)
+    if traced.metadata is not None:
+        write_export_manifest(traced.metadata, (folder / entry).parent, Path(entry).name)
+    _write_companions(checkpoint, folder)
+    context.progress(3, _STEPS, "comparing with the source model")
+    artifact = Artifact(folder, "onnxruntime", precision, task, entry, files, _details(graph, quantization, model))
+    parity = measure_parity(model, load_runner(artifact, context.threads), samples)
+    details = {**artifact.details, "parity": check_parity(parity, precision, config.tolerance, str(entry))}
+    context.progress(_STEPS, _STEPS, "exported")
+    return Artifact(folder, artifact.backend, precision, task, entry, files, details)
+
+
+def _quantize(
+    traced: Traced, config: OnnxRuntimeConfig, model: Any, context: StepContext
+) -> tuple[QuantizationReport, dict[str, Any]]:
+    pack_siblings(traced.model, config.ignore)
+    if config.resolved_precision == "int8-dynamic":
+        return quantize_graph(traced.model, config), {"method": "dynamic"}
+    from leptonsdk_onnxruntime.calibrate import calibrate
+
+    ranges, calibration = calibrate(traced.model, config, _calibration_batches(model, config, context), context)
+    return quantize_graph(traced.model, config, ranges), calibration
+
+
+def _calibration_batches(model: Any, config: OnnxRuntimeConfig, context: StepContext) -> Iterator[Inputs]:
+    left = config.calibration_samples
+    for batch in context.calibration(config.calibration_batch_size):
+        if left <= 0:
+            return
+        inputs = {name: value[:left] for name, value in model_inputs(model, batch).items()}
+        left -= next(iter(inputs.values())).shape[0]
+        yield inputs
+
+
+def _save(graph: ir.Model, folder: Path, entry: str) -> tuple[str, ...]:
+    path = folder / entry
+    path.parent.mkdir(parents=True, exist_ok=True)
+    size = sum(value.const_value.nbytes for value in graph.graph.initializers.values() if value.const_value is not None)
+    if size < _EXTERNAL_FROM:
+        ir.save(graph, path)
+        return (entry,)
+    ir.save(graph, path, external_data=f"{path.name}_data")
+    return (entry, f"{entry}_data")
+
+
+def _write_companions(checkpoint: Checkpoint, folder: Path) -> None:
+    checkpoint.model.config.save_pretrained(folder)
+    generation = getattr(checkpoint.model, "generation_config", None)
+    if generation is not None and checkpoint.task in GENERATIVE_TASKS:
+        generation.save_pretrained(folder)
+    checkpoint.save_processor(folder)
+
+
+def _details(
+    graph: ir.Model, quantization: tuple[QuantizationReport, dict[str, Any]] | None, model: Any
+) -> dict[str, Any]:
+    details: dict[str, Any] = {
+        "inputs": [_describe(value) for value in graph.graph.inputs],
+        "outputs": [_describe(value) for value in graph.graph.outputs],
+        "opset": graph.opset_imports[""],
+    }
+    if any(str(value.name).startswith(CACHE_PREFIX) for value in graph.graph.inputs):
+        details["pad_token_id"] = _pad_token(model)
+    if quantization is not None:
+        report, calibration = quantization
+        if not report.matmuls and not report.embeddings:
+            raise ExportError(
+                "nothing was quantized", hint="`ignore` names every weight, or the model has none that is large"
+            )
+        details["quantization"] = {
+            "matmuls": report.matmuls,
+            "embeddings": report.embeddings,
+            "kept_in_float": report.kept,
+            "weights": "int8, symmetric, one scale per output channel (embeddings: per row)",
+            "activations": "uint8, one scale per tensor",
+            "calibration": calibration,
+        }
+    return details
+
+
+def _pad_token(model: Any) -> int | None:
+    for config in (getattr(model, "generation_config", None), model.config):
+        for name in ("pad_token_id", "eos_token_id"):
+            value = getattr(config, name, None)
+            value = value[0] if isinstance(value, list) else value
+            if value is not None:
+                return int(value)
+    return None
+
+
+def _describe(value: ir.Value) -> Mapping[str, Any]:
+    shape = [dim if isinstance(dim, int) else str(dim) for dim in value.shape] if value.shape is not None else None
+    return {"name": value.name, "dtype": str(value.dtype), "shape": shape}

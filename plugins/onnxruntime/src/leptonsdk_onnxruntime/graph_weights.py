@@ -1,0 +1,29 @@
+"""Counting the weights that stand in an ONNX file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+from leptonsdk.hooks import WeightProfile
+from leptonsdk_onnxruntime.quantize_graph import QUANTIZED, SCALE, ZERO_POINT
+
+_FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
+
+
+def weight_profile(path: Path) -> WeightProfile:
+    """Weights, zeros and bits of a graph's initializers. Constants of the graph's arithmetic (shapes, axes) are left out."""
+    parameters = zeros = bits = 0
+    for name, value in ir.load(path).graph.initializers.items():
+        tensor = value.const_value
+        if tensor is None:
+            continue
+        if name.endswith((SCALE, ZERO_POINT)):
+            bits += tensor.nbytes * 8
+        elif name.endswith(QUANTIZED) or (tensor.dtype in _FLOATS and tensor.size > 1):
+            parameters += tensor.size
+            zeros += tensor.size - int(np.count_nonzero(tensor.numpy()))
+            bits += tensor.nbytes * 8
+    return WeightProfile(parameters, zeros, bits)

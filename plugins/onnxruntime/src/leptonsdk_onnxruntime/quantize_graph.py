@@ -1,0 +1,209 @@
+"""Rewriting a float graph to int8: `MatMul` and `Gemm` with constant weights, and embedding tables.
+
+Weights are symmetric int8 with one scale for each output channel, activations unsigned 8 bits with one scale for the whole
+tensor: the combination that ONNX Runtime's CPU kernels are fastest at. The arithmetic is written out in standard operators;
+ONNX Runtime fuses them when it opens the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+from leptonsdk_onnxruntime.config import OnnxRuntimeConfig
+from leptonsdk_onnxruntime.graph import (
+    MICROSOFT,
+    add_initializer,
+    constant,
+    float_matrix,
+    insert,
+    matches,
+    module_name,
+    replace,
+)
+from leptonsdk_onnxruntime.quantize_scales import Floats, quantize_weight, weight_scales
+
+QUANTIZED, SCALE, ZERO_POINT = "_quantized", "_scale", "_zero_point"
+_SMALLEST_WEIGHT = 512  # elements; below that int8 saves nothing and costs a kernel
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A `MatMul` or `Gemm` that can be quantized.
+
+    Attributes:
+        node: The node.
+        source: Its activation.
+        stored: The value that holds the weight, [in, out], or [out, in] where ``transposed``.
+        transposed: The weight is stored [out, in].
+        bias: A `Gemm`'s.
+        module: The source model's module.
+    """
+
+    node: ir.Node
+    source: ir.Value
+    stored: ir.Value
+    transposed: bool
+    bias: ir.Value | None
+    module: str
+
+
+@dataclass
+class QuantizationReport:
+    """What was done, as an artifact tells it."""
+
+    matmuls: int = 0
+    embeddings: int = 0
+    kept: list[str] = field(default_factory=list)
+
+
+def find_linears(model: ir.Model, ignore: tuple[str, ...] = ()) -> list[Linear]:
+    """Every `MatMul` and `Gemm` with a constant weight that is large enough and not ignored."""
+    found = []
+    for node in model.graph:
+        linear = _as_linear(node)
+        if linear is not None and not matches(linear.module, ignore):
+            weight = float_matrix(linear.stored)
+            if weight is not None and weight.size >= _SMALLEST_WEIGHT and min(weight.shape) >= 8:
+                found.append(linear)
+    return found
+
+
+def _as_linear(node: ir.Node) -> Linear | None:
+    if node.domain not in ("", "ai.onnx"):
+        return None
+    if node.op_type == "MatMul":
+        source, weight = node.inputs
+        if float_matrix(weight) is not None:
+            return Linear(node, source, weight, False, None, module_name(node))
+        producer = weight.producer() if weight is not None else None
+        if producer is not None and producer.op_type == "Transpose" and float_matrix(producer.inputs[0]) is not None:
+            return Linear(node, source, producer.inputs[0], True, None, module_name(node))
+    if node.op_type == "Gemm" and float_matrix(node.inputs[1]) is not None:
+        attributes = node.attributes
+        plain = attributes.get_int("transA", 0) == 0 and attributes.get_float("alpha", 1.0) == 1.0
+        if plain and attributes.get_float("beta", 1.0) == 1.0:
+            bias = node.inputs[2] if len(node.inputs) > 2 else None
+            transposed = attributes.get_int("transB", 0) == 1
+            return Linear(node, node.inputs[0], node.inputs[1], transposed, bias, module_name(node))
+    return None
+
+
+def quantize_graph(
+    model: ir.Model,
+    config: OnnxRuntimeConfig,
+    ranges: Mapping[str, tuple[np.float32, np.uint8]] | None = None,
+) -> QuantizationReport:
+    """Quantize in place.
+
+    Args:
+        model: Float graph.
+        config: Which weights stay, and how scales are chosen.
+        ranges: Scale and zero point of every quantized activation by value name (static), or None (dynamic).
+    """
+    report = QuantizationReport()
+    bits = 7 if config.reduce_range else 8
+    linears = find_linears(model, config.ignore)
+    chosen = {id(linear.node) for linear in linears}
+    for node in model.graph:
+        other = _as_linear(node)
+        if other is not None and id(node) not in chosen:
+            report.kept.append(other.module or str(node.name))
+    activations: dict[ir.Value, list[ir.Value]] = {}
+    for linear in linears:
+        _quantize_linear(model.graph, linear, config, bits, ranges, activations)
+        report.matmuls += 1
+    if config.quantize_embeddings:
+        report.embeddings = _quantize_embeddings(model, config, bits)
+    RemoveUnusedNodesPass()(model)
+    if ranges is not None:
+        model.opset_imports[MICROSOFT] = 1
+    return report
+
+
+def _stored_weight(
+    graph: ir.Graph, value: ir.Value, axis: int, config: OnnxRuntimeConfig, bits: int
+) -> tuple[ir.Value, ir.Value]:
+    """The int8 copy of a matrix and its scales along ``axis`` [size of axis], made once however often it is used."""
+    name = str(value.name)
+    if f"{name}{QUANTIZED}" in graph.initializers:
+        return graph.initializers[f"{name}{QUANTIZED}"], graph.initializers[f"{name}{SCALE}"]
+    weight = float_matrix(value)
+    assert weight is not None
+    scale = weight_scales(weight, axis, method=config.weight_scales, bits=bits)
+    integers = quantize_weight(weight, scale, bits=bits)
+    return (
+        add_initializer(graph, f"{name}{QUANTIZED}", integers),
+        add_initializer(graph, f"{name}{SCALE}", scale.reshape(-1)),
+    )
+
+
+def _quantize_linear(
+    graph: ir.Graph,
+    linear: Linear,
+    config: OnnxRuntimeConfig,
+    bits: int,
+    ranges: Mapping[str, tuple[np.float32, np.uint8]] | None,
+    activations: dict[ir.Value, list[ir.Value]],
+) -> None:
+    node, axis = linear.node, 0 if linear.transposed else 1
+    weight, weight_scale = _stored_weight(graph, linear.stored, axis, config, bits)
+    if linear.transposed:
+        weight = insert(node, "Transpose", [weight], perm=[1, 0])[0]
+    source = node.inputs[0]  # not `linear.source`, which another rewrite may have replaced
+    if source not in activations:
+        activations[source] = _quantize_activation(graph, source, node, ranges)
+    integers, scale, zero_point = activations[source]
+    if ranges is None:
+        [product] = insert(node, "MatMulInteger", [integers, weight, zero_point])
+        [product] = insert(node, "Cast", [product], to=ir.DataType.FLOAT)
+        [both] = insert(node, "Mul", [scale, weight_scale])
+        [result] = insert(node, "Mul", [product, both])
+    else:
+        [result] = insert(
+            node, "MatMulIntegerToFloat", [integers, weight, scale, weight_scale, zero_point], domain=MICROSOFT
+        )
+    if linear.bias is not None:
+        [result] = insert(node, "Add", [result, linear.bias])
+    replace(node, result)
+
+
+def _quantize_activation(
+    graph: ir.Graph, source: ir.Value, before: ir.Node, ranges: Mapping[str, tuple[np.float32, np.uint8]] | None
+) -> list[ir.Value]:
+    """Integers, scale and zero point of an activation, computed where it is first read."""
+    if ranges is None:
+        return insert(before, "DynamicQuantizeLinear", [source], outputs=3)
+    scale, zero_point = ranges[str(source.name)]
+    scale_value = add_initializer(graph, f"{source.name}{SCALE}", np.array(scale, np.float32))
+    zero_value = add_initializer(graph, f"{source.name}{ZERO_POINT}", np.array(zero_point, np.uint8))
+    [integers] = insert(before, "QuantizeLinear", [source, scale_value, zero_value])
+    return [integers, scale_value, zero_value]
+
+
+def _quantize_embeddings(model: ir.Model, config: OnnxRuntimeConfig, bits: int) -> int:
+    """Tables that are looked up row by row: int8 rows, each with its own scale."""
+    graph, done = model.graph, 0
+    for node in list(graph):
+        if (
+            node.op_type != "Gather"
+            or node.attributes.get_int("axis", 0) != 0
+            or matches(module_name(node), config.ignore)
+        ):
+            continue
+        table: Floats | None = float_matrix(node.inputs[0])
+        if table is None or constant(node.inputs[1]) is not None or table.size < _SMALLEST_WEIGHT:
+            continue
+        integers, scale = _stored_weight(graph, node.inputs[0], 0, config, bits)
+        [rows] = insert(node, "Gather", [integers, node.inputs[1]], axis=0)
+        [rows] = insert(node, "Cast", [rows], to=ir.DataType.FLOAT)
+        [scales] = insert(node, "Gather", [scale, node.inputs[1]], axis=0)
+        axes = add_initializer(graph, "last_axis", np.array([-1], np.int64))
+        [scales] = insert(node, "Unsqueeze", [scales, axes])
+        replace(node, insert(node, "Mul", [rows, scales])[0])
+        done += 1
+    return done

@@ -1,0 +1,94 @@
+"""The pure functions against naive references, and what they promise."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from leptonsdk_onnxruntime.calibrate import Histogram
+from leptonsdk_onnxruntime.quantize_scales import (
+    activation_range_to_scale,
+    histogram_range,
+    quantize_weight,
+    weight_scales,
+)
+
+
+def error(weight, scale):
+    return float(np.square(quantize_weight(weight, scale) * scale - weight).sum())
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_minmax_scales_are_the_largest_magnitude(axis):
+    weight = np.random.default_rng(0).normal(size=(24, 40)).astype(np.float32)
+    scale = weight_scales(weight, axis, method="minmax")
+    for index in range(weight.shape[axis]):
+        channel = weight[index] if axis == 0 else weight[:, index]
+        assert np.take(scale, index, axis).item() == pytest.approx(max(abs(channel)) / 127, rel=1e-6)
+
+
+def test_mse_scales_are_never_worse_for_any_channel():
+    weight = np.random.default_rng(1).standard_t(3, size=(64, 48)).astype(np.float32)
+    minmax, mse = weight_scales(weight, 1, method="minmax"), weight_scales(weight, 1, method="mse")
+    worse = [error(weight[:, [i]], mse[:, [i]]) - error(weight[:, [i]], minmax[:, [i]]) for i in range(48)]
+    assert max(worse) <= 1e-6
+    low_bits = [weight_scales(weight, 1, method=method, bits=4) for method in ("minmax", "mse")]
+    assert (low_bits[1] <= low_bits[0]).all()
+    assert (low_bits[1] < low_bits[0]).any()
+
+
+def test_one_scale_per_row_beats_one_for_the_table():
+    rng = np.random.default_rng(2)
+    table = (rng.normal(size=(500, 32)) * rng.lognormal(size=(500, 1))).astype(np.float32)
+    one = np.full((1, 1), np.abs(table).max() / 127, np.float32)
+    assert error(table, weight_scales(table, 0)) < 0.2 * error(table, one)
+
+
+def test_rounding_is_naive_rounding():
+    weight = np.random.default_rng(3).normal(size=(5, 7)).astype(np.float32)
+    scale = weight_scales(weight, 1, bits=7)
+    naive = [[max(-63, min(63, round(float(weight[i, j] / scale[0, j])))) for j in range(7)] for i in range(5)]
+    assert quantize_weight(weight, scale, bits=7).tolist() == naive
+
+
+@pytest.mark.parametrize(("low", "high"), [(-1.0, 3.0), (0.5, 2.0), (-4.0, -1.0), (0.0, 0.0)])
+def test_activation_ranges_hold_zero_exactly(low, high):
+    scale, zero_point = activation_range_to_scale(low, high)
+    assert 0 <= int(zero_point) <= 255
+    if high > low:
+        ends = (np.array([0.0, 255.0]) - int(zero_point)) * float(scale)
+        assert ends[0] <= min(low, 0.0) + float(scale)
+        assert ends[1] >= max(high, 0.0) - float(scale)
+
+
+def test_a_histogram_counts_every_value_and_grows():
+    rng, histogram = np.random.default_rng(4), Histogram()
+    batches = [rng.normal(size=1000).astype(np.float32) * size for size in (1, 0.1, 30, 4)]
+    for batch in batches:
+        histogram.add(batch)
+    assert histogram.counts.sum() == 4000
+    assert histogram.high == pytest.approx(max(float(batch.max()) for batch in batches))
+    assert histogram.limit >= max(float(np.abs(batch).max()) for batch in batches)
+    assert histogram.counts.size == 4096
+
+
+def test_mse_clips_outliers_where_that_pays():
+    values = np.random.default_rng(5).normal(size=200_000).astype(np.float32)
+    values[0] = 60.0
+    histogram = Histogram()
+    histogram.add(values)
+    low, high = histogram_range(histogram.counts, histogram.edges, method="mse")
+    assert high < 50
+
+    def cost(low, high):
+        scale, zero = activation_range_to_scale(low, high)
+        integers = np.clip(np.rint(values / scale) + int(zero), 0, 255)
+        return np.square((integers - int(zero)) * scale - values).sum()
+
+    assert cost(low, high) < cost(float(values.min()), 60.0)
+
+
+def test_percentile_leaves_the_tails_out():
+    histogram = Histogram()
+    histogram.add(np.linspace(-1, 1, 100_001, dtype=np.float32))
+    low, high = histogram_range(histogram.counts, histogram.edges, method="percentile", percentile=90)
+    assert (low, high) == (pytest.approx(-0.9, abs=2e-3), pytest.approx(0.9, abs=2e-3))
