@@ -40,12 +40,16 @@ _BOTH_TASKS = frozenset({"automatic-speech-recognition", "image-to-text"})
 
 @dataclass(frozen=True)
 class Source:
-    """Where a model came from. ``weights`` is one SHA-256 over its weight files; no local path stands here."""
+    """Where a model came from. ``weights`` is one SHA-256 over its weight files; no local path stands here.
+
+    ``dtype`` is what its weights have on disk, where its config says so.
+    """
 
     kind: str
     name: str
     revision: str | None
     weights: str
+    dtype: torch.dtype | None = None
 
 
 @dataclass(frozen=True)
@@ -77,9 +81,11 @@ class Checkpoint:
 
         Args:
             folder: Made if need be.
-            dtype: Of the weights that are not quantized; default: the model's own.
+            dtype: Of the weights that are not quantized; default: what they had at their source where that loses
+                nothing (fp16 weights that were widened and left as they were), else the model's own.
         """
         folder = Path(folder)
+        dtype = dtype or self._lossless_dtype()
         if folder.is_file():
             raise CheckpointError("there is a file of that name", where=str(folder))
         folder.mkdir(parents=True, exist_ok=True)
@@ -97,6 +103,13 @@ class Checkpoint:
                 self.model.config.dtype = own
         self.save_processor(folder)
         return folder
+
+    def _lossless_dtype(self) -> torch.dtype | None:
+        narrow = self.source.dtype
+        if narrow not in (torch.float16, torch.bfloat16) or narrow == self.model.dtype:
+            return None
+        kept = (p for name, p in self.model.named_parameters() if name.removesuffix(".weight") not in self.quantized)
+        return narrow if all(torch.equal(p.to(narrow).to(p.dtype), p) for p in kept) else None
 
     def save_processor(self, folder: str | Path) -> None:
         """Write the tokenizer or processor, and the companion files, into a folder."""
@@ -145,6 +158,7 @@ def load_checkpoint(
     except (OSError, ValueError) as error:
         raise CheckpointError(f"its config cannot be read: {_first_line(error)}", where=located.name) from error
     task = task or infer_task(config, located.name)
+    stored = getattr(config, "dtype", None)
     weights = sorted(folder.glob("*.safetensors"))
     if not weights:
         raise CheckpointError(
@@ -156,7 +170,7 @@ def load_checkpoint(
         model=model,
         processor=load_processor(folder, task, **options),
         task=task,
-        source=Source(located.kind, located.name, revision or _commit(folder), _hash_weights(weights)),
+        source=Source(located.kind, located.name, revision or _commit(folder), _hash_weights(weights), stored),
         quantized=quantized,
         companions={name: (folder / name).read_bytes() for name in COMPANIONS if (folder / name).is_file()},
     )

@@ -6,6 +6,7 @@ in one process disturb each other, and since peak memory is a property of a proc
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import sys
@@ -58,11 +59,14 @@ class _Timed:
         if request["kind"] == "artifact":
             artifact = Artifact.open(request["folder"])
             backend = load_plugins().get("backend", artifact.backend)
+            for module in backend.runtime_modules:
+                importlib.import_module(module)
             self._before = settled_memory()
             self.runner: Any = backend.load(artifact, threads=request["threads"])
         else:
-            from leptonsdk.checkpoint import load_checkpoint
+            from leptonsdk.checkpoint import load_checkpoint, model_class_for
 
+            model_class_for(request["task"])
             self._before = settled_memory()
             checkpoint = load_checkpoint(
                 request["folder"], task=request["task"], trust_remote_code=request.get("trust_remote_code", False)

@@ -131,12 +131,14 @@ class WeightProfile:
 class Backend(ABC, Generic[ConfigT]):
     """Exports checkpoints to a runtime and loads what it exported.
 
-    ``config_class`` must have a field ``precision``; `precisions` names its valid values.
+    ``config_class`` must have a field ``precision``; `precisions` names its valid values. ``runtime_modules`` are what `load`
+    imports: they are imported before memory is measured, so that a model's memory is not its runtime's.
     """
 
     name: ClassVar[str]
     config_class: ClassVar[type[PluginConfig]]
     precisions: ClassVar[tuple[str, ...]]
+    runtime_modules: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, config: ConfigT) -> None:
         self.config = config

@@ -66,19 +66,28 @@ class RichDisplay(Display):
     @contextmanager
     def work(self, name: str, title: str) -> Iterator[None]:
         start = time.perf_counter()
+        try:
+            with self._shown(title), super().work(name, title):
+                yield
+        except BaseException:
+            self.console.print(f"[red]✗[/red] {title}")
+            raise
+        self.console.print(f"[green]✓[/green] {title} [dim]{time.perf_counter() - start:.1f} s[/dim]")
+
+    @contextmanager
+    def _shown(self, title: str) -> Iterator[None]:
+        """A bar while the work runs; piped output gets its finished lines only."""
+        if not self.console.is_terminal:
+            yield
+            return
         self._title = title
         with self._bars:
             bar = self._bar = self._bars.add_task(title, total=None)
             try:
-                with super().work(name, title):
-                    yield
-            except BaseException:
-                self.console.print(f"[red]✗[/red] {title}")
-                raise
+                yield
             finally:
                 self._bars.remove_task(bar)
                 self._bar = None
-        self.console.print(f"[green]✓[/green] {title} [dim]{time.perf_counter() - start:.1f} s[/dim]")
 
     def reuse(self, name: str, title: str) -> None:
         super().reuse(name, title)
