@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +20,13 @@ from transformers import AutoConfig, AutoFeatureExtractor, AutoImageProcessor, A
 
 from leptonsdk.artifact import sha256
 from leptonsdk.errors import CheckpointError
-from leptonsdk.quantization.formats import is_compressed, load_compressed, save_compressed
+from leptonsdk.quantization.formats import (
+    dtype_name,
+    is_compressed,
+    load_compressed,
+    rename_dtype,
+    save_compressed,
+)
 from leptonsdk.quantization.formats_names import integers_by_module
 from leptonsdk.quantization.tensor import QuantizedTensor
 from leptonsdk.references import Reference, locate_model, task_of_architecture
@@ -94,13 +101,14 @@ class Checkpoint:
         elif dtype is None or dtype == self.model.dtype:
             self.model.save_pretrained(folder)
         else:
-            own = self.model.dtype
             state = {name: _cast(tensor, dtype) for name, tensor in self.model.state_dict().items()}
-            self.model.config.dtype = dtype
-            try:
-                self.model.save_pretrained(folder, state_dict=state)
-            finally:
-                self.model.config.dtype = own
+            own = self.model.config.dtype
+            self.model.save_pretrained(folder, state_dict=state)
+            self.model.config.dtype = own
+            path = folder / "config.json"  # save_pretrained writes the model's own dtype there
+            config = json.loads(path.read_text(encoding="utf-8"))
+            rename_dtype(config, dtype_name(self.model.dtype), dtype_name(dtype))
+            path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         self.save_processor(folder)
         return folder
 

@@ -10,7 +10,28 @@ import pytest
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
-WORDS = "good bad film story plot a the of very and not is was it great awful dull bright slow fast".split()
+WORDS = [
+    "good",
+    "bad",
+    "film",
+    "story",
+    "plot",
+    "a",
+    "the",
+    "of",
+    "very",
+    "and",
+    "not",
+    "is",
+    "was",
+    "it",
+    "great",
+    "awful",
+    "dull",
+    "bright",
+    "slow",
+    "fast",
+]
 
 
 def save_tokenizer(folder: Path) -> None:
@@ -98,5 +119,3 @@ def tsv(tmp_path: Path, sentences: list[dict[str, object]]) -> Path:
     lines = [f"{row['sentence']}\t{row['label']}" for row in sentences]
     path.write_text("sentence\tlabel\n" + "\n".join(lines) + "\n", encoding="utf-8")
     return path
-
-

@@ -129,7 +129,7 @@ def save_compressed(
     path = folder / "config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
     if save_dtype is not None:
-        _rename_dtype(config, _dtype_name(model.dtype), _dtype_name(save_dtype))
+        rename_dtype(config, dtype_name(model.dtype), dtype_name(save_dtype))
     config["quantization_config"] = quantization_config(model, quantized)
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     return stored
@@ -183,22 +183,22 @@ def _cast_state(
             cast[key] = tensor.to(dtype)
             if bool(torch.isfinite(tensor).all()) and not bool(torch.isfinite(cast[key]).all()):
                 raise CheckpointError(
-                    f"it has values too large for {_dtype_name(dtype)}", where=f"weight '{name}'", hint="use bfloat16"
+                    f"it has values too large for {dtype_name(dtype)}", where=f"weight '{name}'", hint="use bfloat16"
                 )
         state[name] = cast[key]
     return state
 
 
-def _dtype_name(dtype: torch.dtype) -> str:
+def dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _rename_dtype(config: dict[str, Any], old: str, new: str) -> None:
+def rename_dtype(config: dict[str, Any], old: str, new: str) -> None:
     """Set the config's dtype, and that of the configs in it which had the old one."""
     config["dtype"] = new
     for value in config.values():
         if isinstance(value, dict) and value.get("dtype") == old:
-            _rename_dtype(value, old, new)
+            rename_dtype(value, old, new)
 
 
 class Loaded(NamedTuple):

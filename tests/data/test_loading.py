@@ -35,9 +35,7 @@ def files(folder: Path) -> dict[str, Path]:
 
 
 def test_the_same_rows_from_every_format_have_the_same_fingerprints(tmp_path: Path) -> None:
-    loaded = {
-        kind: load_data(DataSpec(path=str(path)), TEXT, PLUGINS) for kind, path in files(tmp_path).items()
-    }
+    loaded = {kind: load_data(DataSpec(path=str(path)), TEXT, PLUGINS) for kind, path in files(tmp_path).items()}
     for kind, data in loaded.items():
         assert data.rows["text"][:] == ["null", 'a "quoted" one', "NA"], kind
         assert data.rows["label"][:] == [1, 0, 1]
@@ -85,7 +83,11 @@ def test_image_folders(tmp_path: Path) -> None:
 def test_what_is_not_there_or_not_readable(tmp_path: Path) -> None:
     (tmp_path / "thing.bin").write_bytes(b"x")
     (tmp_path / "empty.csv").write_text("sentence,label\n")
-    for path, message in (("nowhere.csv", "no such file"), ("thing.bin", "kind is not known"), ("empty.csv", "no data")):
+    for path, message in (
+        ("nowhere.csv", "no such file"),
+        ("thing.bin", "kind is not known"),
+        ("empty.csv", "no data"),
+    ):
         with pytest.raises(DataError, match=message):
             load_data(DataSpec(path=str(tmp_path / path)), TEXT, PLUGINS)
     with pytest.raises(DataError, match="cannot be loaded from the Hub.*python-docstrings"):

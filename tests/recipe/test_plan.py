@@ -51,7 +51,9 @@ def recipe(tmp_path: Path, bert_folder: Path, tsv: Path) -> dict[str, Any]:
     }
 
 
-def test_five_mistakes_five_messages_each_with_line_and_nearest_word(tmp_path: Path, bert_folder: Path, tsv: Path) -> None:
+def test_five_mistakes_five_messages_each_with_line_and_nearest_word(
+    tmp_path: Path, bert_folder: Path, tsv: Path
+) -> None:
     path = write(tmp_path / "bad.yaml", FIVE_MISTAKES.format(model=bert_folder, data=tsv))
     found = problems(path)
     assert len(found) == 5, found
@@ -135,7 +137,10 @@ def test_overrides_are_laid_over_and_blamed(recipe: dict[str, Any]) -> None:
         ({"gate": {"latency": {"batch_size": 1}}}, "give min_speedup or max_ms"),
         ({"gate": {"accuracy": {"max_drop": -1}}}, "greater than or equal to 0"),
         ({"gate": {"accuracy": {}}}, "'max_drop' is missing"),
-        ({"gate": {"evaluate:x": {"max_drop": 0.1}}, "evaluation": {"metrics": ["accuracy"]}}, "leaves 'evaluate:x' out"),
+        (
+            {"gate": {"evaluate:x": {"max_drop": 0.1}}, "evaluation": {"metrics": ["accuracy"]}},
+            "leaves 'evaluate:x' out",
+        ),
         ({"steps": [{"rtn": {}, "other": {}}]}, "each entry names one compressor, this one 2"),
         ({"steps": {"rtn": {}}}, "valid list"),
         ({"export": ["nowhere"]}, "no backend named 'nowhere'"),
