@@ -120,8 +120,8 @@ def test_tied_weights_are_stored_once(exports, tiny):
         profile = OnnxRuntimeBackend.weights(exports("llama", precision))
         model = tiny.models["llama"]().model
         assert profile is not None
-        # Rotary frequencies are the graph's only other floats.
-        assert model.num_parameters() <= profile.parameters <= model.num_parameters() + 64
+        # Equal vectors (a random model's norms) are merged, rotary frequencies come on top; the table would add 12 %.
+        assert profile.parameters == pytest.approx(model.num_parameters(), rel=0.01)
     assert OnnxRuntimeBackend.weights(exports("llama", "int8")).bits_per_weight < 10
 
 
