@@ -26,6 +26,7 @@ lint: $(VENV)/.installed-dev
 # make bench DATA_DIR=... MODELS_DIR=...
 bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/onnxruntime_sst2.py --data-dir "$(DATA_DIR)" --models-dir "$(MODELS_DIR)"
+	$(BIN)/python benchmarks/onnxruntime_decoder.py --data-dir "$(DATA_DIR)" --models-dir "$(MODELS_DIR)"
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
