@@ -1,0 +1,86 @@
+"""The ``lepton`` command. Exit codes: 0 pass, 1 gate failed, 2 wrong usage or recipe, 3 inconclusive, 4 work that broke."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from leptonsdk.cli import common, environment, models, recipes
+from leptonsdk.errors import LeptonError, RecipeError
+
+app = typer.Typer(
+    name="lepton",
+    help="Compress Hugging Face models, export them, and prove what it cost.\n\n"
+    "Exit codes: 0 pass, 1 gate failed, 2 wrong usage or recipe, 3 inconclusive, 4 work that broke.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain help: importing rich would double the time to the first word
+)
+plugins_app = typer.Typer(help="The plugins of this environment.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(plugins_app, name="plugins")
+
+app.command()(recipes.run)
+app.command()(recipes.plan)
+app.command()(models.export)
+app.command()(models.evaluate)
+app.command()(models.gate)
+app.command("recipes")(recipes.list_recipes)
+app.command()(environment.doctor)
+plugins_app.command("list")(environment.plugins_list)
+
+
+@app.callback()
+def _common(
+    no_plugin: Annotated[
+        list[str] | None, typer.Option("--no-plugin", metavar="NAME", help="Leave a plugin out.")
+    ] = None,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        import leptonsdk
+
+        typer.echo(leptonsdk.__version__)
+        raise typer.Exit
+    common.without[:] = no_plugin or []
+
+
+def main() -> None:
+    """The console script: errors become one message and an exit code."""
+    # Libraries' own chatter would bury what the user asked for; each variable can still be set.
+    for name, value in {
+        "TRANSFORMERS_VERBOSITY": "error",
+        "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }.items():
+        os.environ.setdefault(name, value)
+    try:
+        app()
+    except LeptonError as error:
+        _report_error(error)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        typer.echo("Interrupted. The same command goes on where it stopped.", err=True)
+        sys.exit(130)
+
+
+def _report_error(error: LeptonError) -> None:
+    if "--json" in sys.argv:
+        from dataclasses import asdict
+
+        problems = [asdict(problem) for problem in error.problems] if isinstance(error, RecipeError) else []
+        typer.echo(json.dumps({"error": str(error), "exit_code": error.exit_code, "problems": problems}, indent=2))
+        return
+    if isinstance(error, RecipeError):
+        count = len(error.problems)
+        typer.echo(f"{count} problem{'s' if count > 1 else ''} in the recipe:", err=True)
+        for problem in error.problems:
+            typer.echo(f"  {problem}", err=True)
+        return
+    typer.echo(f"Error: {error}", err=True)

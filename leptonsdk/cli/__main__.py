@@ -1,0 +1,5 @@
+"""``python -m leptonsdk.cli``."""
+
+from leptonsdk.cli import main
+
+main()

@@ -1,0 +1,68 @@
+"""What README prints works as printed."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
+COMMANDS = [
+    line.removeprefix("$ ")
+    for kind, text in BLOCKS
+    if kind == "console"
+    for line in text.splitlines()
+    if line.startswith("$ lepton ")
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working folder as a reader has it: the recipes at hand, runs to come."""
+    folder = tmp_path_factory.mktemp("reader")
+    (folder / "recipes").symlink_to(ROOT / "recipes")
+    return folder
+
+
+def test_the_recipe_is_the_one_that_quickstart_runs() -> None:
+    (shown,) = [text for kind, text in BLOCKS if kind == "yaml"]
+    real = yaml.safe_load((ROOT / "recipes" / "quickstart.yaml").read_text(encoding="utf-8"))
+    shown_recipe = yaml.safe_load(shown)
+    assert shown_recipe.items() <= real.items(), "README shows the quickstart's recipe, evaluation details left out"
+    assert real.keys() - shown_recipe.keys() <= {"evaluation"}
+
+
+def test_the_python_example_runs(folder: Path) -> None:
+    (source,) = [text for kind, text in BLOCKS if kind == "python"]
+    done = subprocess.run([sys.executable, "-c", source], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert re.match(r"(pass|inconclusive|fail) Interval\(", done.stdout)
+
+
+def test_every_command_runs(folder: Path) -> None:
+    """In the order that they are printed. The quickstart's run itself is left to `make quickstart`: it takes minutes."""
+    ran = 0
+    for command in COMMANDS:
+        words = shlex.split(command)[1:]
+        if words[0] == "run":
+            words = ["plan", words[1], *words[words.index("--set") :]]
+        done = subprocess.run(
+            [sys.executable, "-m", "leptonsdk.cli", *words],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        )
+        allowed = {0, 3} if words[0] == "gate" else {0}  # 200 examples may leave it open: not a broken command
+        assert done.returncode in allowed, f"{command}\n{done.stdout}{done.stderr}"
+        ran += 1
+    assert ran >= 9
