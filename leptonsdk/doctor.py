@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import os
 import re
 import shutil
 import sys
+import urllib.request
 from typing import Any
 
 from leptonsdk.hooks import Plugins
 
 _FIRST_PARTY = {"onnxruntime": "leptonsdk-onnxruntime"}
 _GIB = 1024**3
+_HUB_SECONDS = 3
 
 
 def diagnose(plugins: Plugins) -> list[dict[str, Any]]:
@@ -59,11 +62,21 @@ def _plugins(plugins: Plugins) -> list[dict[str, Any]]:
         detail = f"{record.distribution} {record.version}: {provides if active else record.reason}"
         advice = None if active else f"pip install --upgrade {record.distribution}, or leave it out with --no-plugin"
         findings.append(_finding(f"plugin {record.name}", "ok" if active else "broken", detail, advice))
+    findings += [_backend(name, cls) for name, cls in sorted(plugins.all("backend").items())]
     found = {record.name for record in plugins.records}
     for name, distribution in _FIRST_PARTY.items():
         if name not in found:
             findings.append(_finding(f"plugin {name}", "missing", distribution, f"pip install {distribution}"))
     return findings
+
+
+def _backend(name: str, cls: type[Any]) -> dict[str, Any]:
+    """Whether a backend's runtime is there to be imported."""
+    missing = [module for module in cls.runtime_modules if importlib.util.find_spec(module) is None]
+    if missing:
+        advice = f"pip install {' '.join(missing)}"
+        return _finding(f"backend {name}", "broken", f"its runtime is missing: {', '.join(missing)}", advice)
+    return _finding(f"backend {name}", "ok", f"precisions {', '.join(cls.precisions)}")
 
 
 def _machine() -> dict[str, Any]:
@@ -82,7 +95,15 @@ def _machine() -> dict[str, Any]:
 
 def _hub() -> dict[str, Any]:
     offline = os.environ.get("HF_HUB_OFFLINE", "").lower() in {"1", "true", "yes", "on"}
-    detail = (
-        "offline (HF_HUB_OFFLINE): models and data come from folders, packages and the cache" if offline else "online"
-    )
-    return _finding("hub", "ok", detail)
+    if offline:
+        return _finding(
+            "hub", "ok", "offline (HF_HUB_OFFLINE): models and data come from folders, packages and the cache"
+        )
+    from huggingface_hub.constants import ENDPOINT
+
+    try:
+        with urllib.request.urlopen(ENDPOINT, timeout=_HUB_SECONDS):
+            return _finding("hub", "ok", f"{ENDPOINT} answers")
+    except OSError:
+        advice = "folders, package:// models and provided datasets work without it"
+        return _finding("hub", "missing", f"{ENDPOINT} does not answer", advice)
