@@ -11,6 +11,7 @@ from leptonsdk_onnxruntime.quantize_scales import (
     quantize_weight,
     weight_scales,
 )
+from leptonsdk_onnxruntime.quantize_smooth import outlier_ratio, smoothing_factors
 
 
 def error(weight, scale):
@@ -92,3 +93,22 @@ def test_percentile_leaves_the_tails_out():
     histogram.add(np.linspace(-1, 1, 100_001, dtype=np.float32))
     low, high = histogram_range(histogram.counts, histogram.edges, method="percentile", percentile=90)
     assert (low, high) == (pytest.approx(-0.9, abs=2e-3), pytest.approx(0.9, abs=2e-3))
+
+
+def test_smoothing_leaves_the_product_and_lowers_its_error():
+    rng = np.random.default_rng(6)
+    values = rng.normal(size=(400, 32)).astype(np.float32)
+    values[:, 3] *= 40
+    weight = rng.normal(size=(32, 24)).astype(np.float32)
+    largest = np.abs(values).max(axis=0)
+    assert outlier_ratio(largest) > 10
+    factors = smoothing_factors(largest, weight, 0.85)
+    np.testing.assert_allclose((values / factors) @ (weight * factors[:, None]), values @ weight, rtol=1e-3, atol=1e-3)
+
+    def int8_error(x, w):
+        scale, zero = activation_range_to_scale(float(x.min()), float(x.max()))
+        rounded = (np.clip(np.rint(x / scale) + int(zero), 0, 255) - int(zero)) * scale
+        weights = weight_scales(w, 1)
+        return np.square(rounded @ (quantize_weight(w, weights) * weights) - values @ weight).mean()
+
+    assert int8_error(values / factors, weight * factors[:, None]) < 0.5 * int8_error(values, weight)

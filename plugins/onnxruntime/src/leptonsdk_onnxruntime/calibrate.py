@@ -5,7 +5,7 @@ Each activation that feeds a quantized `MatMul` is read while the float graph ru
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,9 +18,12 @@ from leptonsdk.hooks import StepContext
 from leptonsdk_onnxruntime.config import OnnxRuntimeConfig
 from leptonsdk_onnxruntime.quantize_graph import find_linears
 from leptonsdk_onnxruntime.quantize_scales import activation_range_to_scale, histogram_range
+from leptonsdk_onnxruntime.quantize_smooth import smooth_graph
 from leptonsdk_onnxruntime.runner import OnnxRunner, open_runner
 
+Batch = Mapping[str, torch.Tensor]
 _BINS = 4096
+_OUTLIER_RATIO = 3.0  # smooth activations whose largest channel is that many times their median one
 
 
 class Histogram:
@@ -52,25 +55,29 @@ class Histogram:
 
 
 def calibrate(
-    model: ir.Model, config: OnnxRuntimeConfig, batches: Iterable[Mapping[str, torch.Tensor]], context: StepContext
+    model: ir.Model, config: OnnxRuntimeConfig, batches: Callable[[], Iterable[Batch]], context: StepContext
 ) -> tuple[dict[str, tuple[np.float32, np.uint8]], dict[str, Any]]:
     """Scale and zero point of every activation that will be quantized, by value name, and a description.
+
+    The graph is smoothed in place first. ``batches`` is called once for each pass over the data.
 
     Raises:
         UsageError: The batches hold no example.
     """
-    names = sorted({str(linear.source.name) for linear in find_linears(model, config.ignore)})
-    histograms = {name: Histogram() for name in names}
-    runner = _watching_runner(model, names, context)
-    samples = 0
-    for batch in batches:
-        mask = batch.get("attention_mask")
-        kept = None if mask is None or mask.dim() != 2 else mask.bool().numpy()
-        for name, values in zip(names, runner.session.run(names, runner.full_feed(batch)), strict=True):
-            histograms[name].add(_attended(values, kept))
-        samples += next(iter(batch.values())).shape[0]
-        context.progress(samples, config.calibration_samples, "calibrating")
-    if not samples:
+    smoothed = 0
+    if config.smoothing > 0:
+        largest: dict[str, NDArray[np.float32]] = {}
+        for name, values in _watch(model, config, batches(), context):
+            channels = np.abs(values).reshape(-1, values.shape[-1]).max(axis=0)
+            largest[name] = np.maximum(largest.get(name, channels), channels)
+        if largest:
+            smoothed = smooth_graph(
+                model, largest, strength=config.smoothing, ratio=_OUTLIER_RATIO, ignore=config.ignore
+            )
+    histograms: dict[str, Histogram] = {}
+    for name, values in _watch(model, config, batches(), context):
+        histograms.setdefault(name, Histogram()).add(values)
+    if not histograms:
         raise UsageError("the calibration data holds no example", hint="check `data.calibration`")
     ranges = {}
     for name, histogram in histograms.items():
@@ -81,10 +88,31 @@ def calibrate(
             percentile=config.calibration_percentile,
         )
         ranges[name] = activation_range_to_scale(max(low, histogram.low), min(high, histogram.high))
-    described: dict[str, Any] = {"method": config.calibration_method, "samples": samples}
+    described: dict[str, Any] = {
+        "method": config.calibration_method,
+        "samples": sum(next(iter(batch.values())).shape[0] for batch in batches()),
+        "smoothing": config.smoothing,
+        "smoothed": smoothed,
+    }
     if config.calibration_method == "percentile":
         described["percentile"] = config.calibration_percentile
     return ranges, described
+
+
+def _watch(
+    model: ir.Model, config: OnnxRuntimeConfig, batches: Iterable[Batch], context: StepContext
+) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    """Every activation that will be quantized, batch by batch, by name; padded positions are left out."""
+    names = sorted({str(linear.source.name) for linear in find_linears(model, config.ignore)})
+    runner = _watching_runner(model, names, context)
+    samples = 0
+    for batch in batches:
+        mask = batch.get("attention_mask")
+        kept = None if mask is None or mask.dim() != 2 else mask.bool().numpy()
+        for name, values in zip(names, runner.session.run(names, runner.full_feed(batch)), strict=True):
+            yield name, _attended(values, kept)
+        samples += next(iter(batch.values())).shape[0]
+        context.progress(samples, config.calibration_samples, "calibrating")
 
 
 def _watching_runner(model: ir.Model, names: list[str], context: StepContext) -> OnnxRunner:

@@ -53,6 +53,12 @@ class OnnxRuntimeConfig(PluginConfig):
     calibration_percentile: float = Field(
         default=99.99, gt=50, le=100, description="Share of values, in percent, that `percentile` keeps in range."
     )
+    smoothing: float = Field(
+        default=0.85,
+        ge=0,
+        le=1,
+        description="How much of an activation's outlier channels is moved into the weights (int8-static); 0 turns it off.",
+    )
     tolerance: float | None = Field(
         default=None,
         gt=0,

@@ -77,7 +77,7 @@ def _quantize(
         return quantize_graph(traced.model, config), {"method": "dynamic"}
     from leptonsdk_onnxruntime.calibrate import calibrate
 
-    ranges, calibration = calibrate(traced.model, config, _calibration_batches(model, config, context), context)
+    ranges, calibration = calibrate(traced.model, config, lambda: _calibration_batches(model, config, context), context)
     return quantize_graph(traced.model, config, ranges), calibration
 
 

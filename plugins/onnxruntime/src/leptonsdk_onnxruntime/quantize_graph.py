@@ -29,6 +29,7 @@ from leptonsdk_onnxruntime.quantize_scales import Floats, quantize_weight, weigh
 
 QUANTIZED, SCALE, ZERO_POINT = "_quantized", "_scale", "_zero_point"
 _SMALLEST_WEIGHT = 512  # elements; below that int8 saves nothing and costs a kernel
+_FEWEST_ROWS = 16  # a table of token types saves nothing either, and every token shares its error
 
 
 @dataclass(frozen=True)
@@ -196,7 +197,7 @@ def _quantize_embeddings(model: ir.Model, config: OnnxRuntimeConfig, bits: int) 
         ):
             continue
         table: Floats | None = float_matrix(node.inputs[0])
-        if table is None or constant(node.inputs[1]) is not None or table.size < _SMALLEST_WEIGHT:
+        if table is None or constant(node.inputs[1]) is not None or table.shape[0] < _FEWEST_ROWS:
             continue
         integers, scale = _stored_weight(graph, node.inputs[0], 0, config, bits)
         [rows] = insert(node, "Gather", [integers, node.inputs[1]], axis=0)
