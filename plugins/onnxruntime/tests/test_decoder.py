@@ -46,3 +46,15 @@ def test_int8_generates(exports, tiny):
         batch = tiny.batch("llama", 2, 6, seed=1)
         tokens = OnnxRuntimeBackend.load(exports("llama", precision), threads=2).generate(**batch, max_new_tokens=5)
         assert tokens.shape == (2, 11)
+
+
+def test_decoders_are_quantized_in_blocks_unless_asked_otherwise(exports):
+    blocks, tensor = exports("llama", "int8"), exports("llama", "int8", activation_scales="tensor")
+    assert blocks.details["quantization"]["matmuls"] == 0
+    assert tensor.details["quantization"]["matmuls_in_blocks"] == 0
+    assert blocks.details["parity"]["relative_rms"] < tensor.details["parity"]["relative_rms"]
+
+
+def test_blocks_can_be_asked_for_elsewhere(exports):
+    report = exports("bert", "int8", activation_scales="block").details["quantization"]
+    assert report["matmuls_in_blocks"] > 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from leptonsdk_onnxruntime.calibrate import Histogram
+from leptonsdk_onnxruntime.quantize_blocks import block_size, quantize_blocks
 from leptonsdk_onnxruntime.quantize_scales import (
     activation_range_to_scale,
     histogram_range,
@@ -112,3 +113,14 @@ def test_smoothing_leaves_the_product_and_lowers_its_error():
         return np.square(rounded @ (quantize_weight(w, weights) * weights) - values @ weight).mean()
 
     assert int8_error(values / factors, weight * factors[:, None]) < 0.5 * int8_error(values, weight)
+
+
+def test_blocks_are_the_kernels_layout_and_round_back():
+    weight = np.random.default_rng(7).normal(size=(10, 96)).astype(np.float32)
+    size = block_size(96)
+    assert size == 32
+    integers, scale = quantize_blocks(weight, size)
+    assert (integers.shape, integers.dtype, scale.shape) == ((10, 3, 32), np.uint8, (10, 3))
+    back = ((integers.astype(np.float32) - 128) * scale[:, :, None]).reshape(10, 96)
+    assert np.abs(back - weight).max() < np.abs(weight).max() / 127
+    assert block_size(100) is None

@@ -41,6 +41,11 @@ class OnnxRuntimeConfig(PluginConfig):
         description="Use 7 of the 8 bits for weights: needed on x86 CPUs with AVX2 but without VNNI, whose int8 kernels "
         "saturate otherwise.",
     )
+    activation_scales: Literal["auto", "tensor", "block"] = Field(
+        default="auto",
+        description="int8-dynamic: one scale for a whole activation (fastest), or one for each block of channels in each row "
+        "(closest); auto: blocks for language models with a cache, a tensor otherwise.",
+    )
     calibration_samples: int = Field(
         default=128, ge=1, description="Examples to calibrate activations with (int8-static)."
     )

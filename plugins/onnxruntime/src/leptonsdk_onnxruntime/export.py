@@ -74,7 +74,9 @@ def _quantize(
 ) -> tuple[QuantizationReport, dict[str, Any]]:
     pack_siblings(traced.model, config.ignore)
     if config.resolved_precision == "int8-dynamic":
-        return quantize_graph(traced.model, config), {"method": "dynamic"}
+        decoder = any(str(value.name).startswith(CACHE_PREFIX) for value in traced.model.graph.inputs)
+        blocks = config.activation_scales == "block" or (config.activation_scales == "auto" and decoder)
+        return quantize_graph(traced.model, config, blocks=blocks), {"method": "dynamic"}
     from leptonsdk_onnxruntime.calibrate import calibrate
 
     ranges, calibration = calibrate(traced.model, config, lambda: _calibration_batches(model, config, context), context)
@@ -122,16 +124,17 @@ def _details(
         details["pad_token_id"] = _pad_token(model)
     if quantization is not None:
         report, calibration = quantization
-        if not report.matmuls and not report.embeddings:
+        if not (report.matmuls or report.matmuls_in_blocks or report.embeddings):
             raise ExportError(
                 "nothing was quantized", hint="`ignore` names every weight, or the model has none that is large"
             )
         details["quantization"] = {
             "matmuls": report.matmuls,
+            "matmuls_in_blocks": report.matmuls_in_blocks,
             "embeddings": report.embeddings,
             "kept_in_float": report.kept,
             "weights": "int8, symmetric, one scale per output channel (embeddings: per row)",
-            "activations": "uint8, one scale per tensor",
+            "activations": "uint8, one scale per tensor (products in blocks: int8, one scale per row and block)",
             "calibration": calibration,
         }
     return details

@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from leptonsdk.hooks import WeightProfile
+from leptonsdk_onnxruntime.quantize_blocks import ZERO
 from leptonsdk_onnxruntime.quantize_graph import QUANTIZED, SCALE, ZERO_POINT
 
 _FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
@@ -24,6 +25,7 @@ def weight_profile(path: Path) -> WeightProfile:
             bits += tensor.nbytes * 8
         elif name.endswith(QUANTIZED) or (tensor.dtype in _FLOATS and tensor.size > 1):
             parameters += tensor.size
-            zeros += tensor.size - int(np.count_nonzero(tensor.numpy()))
+            zero = ZERO if tensor.dtype == ir.DataType.UINT8 else 0
+            zeros += int(np.count_nonzero(tensor.numpy() == zero))
             bits += tensor.nbytes * 8
     return WeightProfile(parameters, zeros, bits)

@@ -25,6 +25,7 @@ from leptonsdk_onnxruntime.graph import (
     module_name,
     replace,
 )
+from leptonsdk_onnxruntime.quantize_blocks import block_product, block_size, gather_blocks, stored_blocks
 from leptonsdk_onnxruntime.quantize_scales import Floats, quantize_weight, weight_scales
 
 QUANTIZED, SCALE, ZERO_POINT = "_quantized", "_scale", "_zero_point"
@@ -58,6 +59,7 @@ class QuantizationReport:
     """What was done, as an artifact tells it."""
 
     matmuls: int = 0
+    matmuls_in_blocks: int = 0
     embeddings: int = 0
     kept: list[str] = field(default_factory=list)
 
@@ -98,6 +100,8 @@ def quantize_graph(
     model: ir.Model,
     config: OnnxRuntimeConfig,
     ranges: Mapping[str, tuple[np.float32, np.uint8]] | None = None,
+    *,
+    blocks: bool = False,
 ) -> QuantizationReport:
     """Quantize in place.
 
@@ -105,8 +109,10 @@ def quantize_graph(
         model: Float graph.
         config: Which weights stay, and how scales are chosen.
         ranges: Scale and zero point of every quantized activation by value name (static), or None (dynamic).
+        blocks: Dynamic, with scales for blocks of channels (see `quantize_blocks`) wherever the channels divide into some.
     """
     report = QuantizationReport()
+    in_blocks: set[str] = set()
     bits = 7 if config.reduce_range else 8
     linears = find_linears(model, config.ignore)
     chosen = {id(linear.node) for linear in linears}
@@ -116,12 +122,16 @@ def quantize_graph(
             report.kept.append(other.module or str(node.name))
     activations: dict[ir.Value, list[ir.Value]] = {}
     for linear in linears:
+        if blocks and (integers := _quantize_in_blocks(model.graph, linear, config)) is not None:
+            in_blocks.add(integers)
+            report.matmuls_in_blocks += 1
+            continue
         _quantize_linear(model.graph, linear, config, bits, ranges, activations)
         report.matmuls += 1
     if config.quantize_embeddings:
-        report.embeddings = _quantize_embeddings(model, config, bits)
+        report.embeddings = _quantize_embeddings(model, config, bits, in_blocks)
     RemoveUnusedNodesPass()(model)
-    if ranges is not None:
+    if ranges is not None or in_blocks:
         model.opset_imports[MICROSOFT] = 1
     return report
 
@@ -186,7 +196,7 @@ def _quantize_activation(
     return [integers, scale_value, zero_value]
 
 
-def _quantize_embeddings(model: ir.Model, config: OnnxRuntimeConfig, bits: int) -> int:
+def _quantize_embeddings(model: ir.Model, config: OnnxRuntimeConfig, bits: int, in_blocks: set[str]) -> int:
     """Tables that are looked up row by row: int8 rows, each with its own scale."""
     graph, done = model.graph, 0
     for node in list(graph):
@@ -199,6 +209,11 @@ def _quantize_embeddings(model: ir.Model, config: OnnxRuntimeConfig, bits: int) 
         table: Floats | None = float_matrix(node.inputs[0])
         if table is None or constant(node.inputs[1]) is not None or table.shape[0] < _FEWEST_ROWS:
             continue
+        done += 1
+        if str(node.inputs[0].name) in in_blocks and _is_two_dimensional(node.inputs[1]):
+            integers, scale, _ = stored_blocks(graph, node.inputs[0], True, config, (QUANTIZED, SCALE))
+            gather_blocks(node, integers, scale)
+            continue
         integers, scale = _stored_weight(graph, node.inputs[0], 0, config, bits)
         [rows] = insert(node, "Gather", [integers, node.inputs[1]], axis=0)
         [rows] = insert(node, "Cast", [rows], to=ir.DataType.FLOAT)
@@ -206,5 +221,21 @@ def _quantize_embeddings(model: ir.Model, config: OnnxRuntimeConfig, bits: int) 
         axes = add_initializer(graph, "last_axis", np.array([-1], np.int64))
         [scales] = insert(node, "Unsqueeze", [scales, axes])
         replace(node, insert(node, "Mul", [rows, scales])[0])
-        done += 1
     return done
+
+
+def _is_two_dimensional(value: ir.Value) -> bool:
+    return value.shape is not None and len(value.shape) == 2
+
+
+def _quantize_in_blocks(graph: ir.Graph, linear: Linear, config: OnnxRuntimeConfig) -> str | None:
+    """Replace a product by one in blocks; the weight's name, or None where its channels do not divide into blocks."""
+    assert linear.stored.shape is not None
+    if block_size(int(linear.stored.shape[1 if linear.transposed else 0])) is None:
+        return None
+    weight = stored_blocks(graph, linear.stored, linear.transposed, config, (QUANTIZED, SCALE))
+    result = block_product(linear.node, *weight)
+    if linear.bias is not None:
+        [result] = insert(linear.node, "Add", [result, linear.bias])
+    replace(linear.node, result)
+    return str(linear.stored.name)
