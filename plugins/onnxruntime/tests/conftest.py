@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -137,6 +138,28 @@ class Exports:
 def tiny() -> SimpleNamespace:
     """The models' makers, batches for them, and a step context."""
     return SimpleNamespace(models=MODELS, batch=model_batch, context=make_context)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def traced_once() -> Iterator[None]:
+    """Trace each tiny model once: tracing is most of an export's time, and its result is the same for every precision."""
+    from leptonsdk_onnxruntime import export
+
+    traces: dict[str, Any] = {}
+
+    def once(trace: Callable[..., Any]) -> Callable[..., Any]:
+        def cached(model: Any, inputs: Any, opset: int | None) -> Any:
+            name = type(model).__name__
+            if name not in traces:
+                traces[name] = trace(model, inputs, opset)
+            return dataclasses.replace(traces[name], model=traces[name].model.clone())
+
+        return cached
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export, "trace", once(export.trace))
+        patch.setattr(export, "trace_decoder", once(export.trace_decoder))
+        yield
 
 
 @pytest.fixture(scope="session")
