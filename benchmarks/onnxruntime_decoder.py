@@ -23,6 +23,7 @@ NEW_TOKENS = 64
 
 def main() -> None:
     parser = arguments(__doc__)
+    parser.add_argument("--precisions", nargs="+", default=["fp32", "int8-dynamic", "int8-static"])
     parser.add_argument("--windows", type=int, default=8, help="Windows of 1,024 tokens for perplexity.")
     options = parser.parse_args()
     work: Path = options.work_dir / "onnxruntime_decoder"
@@ -60,7 +61,7 @@ def main() -> None:
             "tokens/s": f"{len(PROMPTS) * NEW_TOKENS / seconds:.1f}",
         }
     ]
-    for precision in ("fp32", "int8-dynamic", "int8-static"):
+    for precision in options.precisions:
         start = time.perf_counter()
         artifact = lepton.export(model, "onnxruntime", work / precision, precision=precision, calibration=calibration)
         exported = time.perf_counter() - start

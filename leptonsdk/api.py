@@ -217,7 +217,7 @@ def export(
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError("it exists and is not empty", where=str(folder), hint="name a new folder")
-    if exporter.needs_calibration() and calibration is None:
+    if exporter.calibration() == "required" and calibration is None:
         raise UsageError(f"precision {precision} needs calibration data", where=f"backend {backend}", hint="give some")
     checkpoint = as_checkpoint(model, task)
     with tempfile.TemporaryDirectory() as scratch:

@@ -1,6 +1,6 @@
 """The door for plugins: what they implement, and the manager that finds them."""
 
-from leptonsdk.hooks.capabilities import Capabilities
+from leptonsdk.hooks.capabilities import Capabilities, Need
 from leptonsdk.hooks.classes import (
     Backend,
     Compressor,
@@ -27,6 +27,7 @@ __all__ = [
     "EvaluationSettings",
     "Evaluator",
     "Metric",
+    "Need",
     "PluginConfig",
     "PluginRecord",
     "Plugins",

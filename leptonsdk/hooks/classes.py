@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar, run
 from pydantic import BaseModel, ConfigDict
 
 from leptonsdk.errors import UsageError
-from leptonsdk.hooks.capabilities import Capabilities
+from leptonsdk.hooks.capabilities import Capabilities, Need
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -143,9 +143,9 @@ class Backend(ABC, Generic[ConfigT]):
     def __init__(self, config: ConfigT) -> None:
         self.config = config
 
-    def needs_calibration(self) -> bool:
-        """Whether an export with this config reads calibration data."""
-        return False
+    def calibration(self) -> Need:
+        """Whether an export with this config reads calibration data: ``never``, ``optional`` or ``required``."""
+        return "never"
 
     def version(self) -> str:
         """The runtime's version, part of every step key."""

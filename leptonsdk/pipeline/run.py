@@ -235,7 +235,7 @@ class _Execution:
     def export(self, step: Step, previous: str) -> None:
         """Export the last checkpoint to a backend."""
         backend = self.plugins.get("backend", step.plugin)(step.config)
-        calibrated = backend.needs_calibration()
+        calibrated = backend.calibration() != "never" and self.recipe.data.calibration is not None
         self.keys[step.name] = self.step_key(step, previous, calibrated, runtime=backend.version())
 
         def work(folder: Path) -> dict[str, Any]:

@@ -166,7 +166,7 @@ def check_order(
         if step is None:
             continue
         backend = plugins.get("backend", step.plugin)(step.config)
-        if backend.needs_calibration() and not calibrated:
+        if backend.calibration() == "required" and not calibrated:
             problems.append(
                 source.problem(("export", index, step.plugin), "it needs calibration data", "Add `data.calibration`.")
             )

@@ -102,7 +102,7 @@ def test_ignored_modules_stay_float(exports):
 def test_static_without_calibration_data_says_how_to_give_some(tmp_path, tiny):
     context = tiny.context("bert", tmp_path / "scratch", data=False)
     backend = OnnxRuntimeBackend(OnnxRuntimeConfig(precision="int8-static"))
-    assert backend.needs_calibration()
+    assert backend.calibration() == "required"
     with pytest.raises(UsageError, match=r"data\.calibration"):
         backend.export(tiny.models["bert"](), tmp_path, context)
 

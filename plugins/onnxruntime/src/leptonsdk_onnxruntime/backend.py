@@ -6,7 +6,7 @@ import importlib.metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from leptonsdk.hooks import Backend, Runner, StepContext, WeightProfile
+from leptonsdk.hooks import Backend, Need, Runner, StepContext, WeightProfile
 from leptonsdk_onnxruntime.config import PRECISIONS, OnnxRuntimeConfig
 
 if TYPE_CHECKING:
@@ -20,9 +20,10 @@ class OnnxRuntimeBackend(Backend[OnnxRuntimeConfig]):
     name: ClassVar[str] = "onnxruntime"
     config_class = OnnxRuntimeConfig
     precisions: ClassVar[tuple[str, ...]] = PRECISIONS
+    runtime_modules: ClassVar[tuple[str, ...]] = ("onnxruntime",)
 
-    def needs_calibration(self) -> bool:
-        return self.config.resolved_precision == "int8-static"
+    def calibration(self) -> Need:
+        return "required" if self.config.resolved_precision == "int8-static" else "never"
 
     def version(self) -> str:
         return importlib.metadata.version("onnxruntime")
