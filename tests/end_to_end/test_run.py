@@ -37,9 +37,21 @@ class Slow(PostTrainingCompressor[Config]):
             time.sleep(600)
         marker.write_text("resumed from " + part.read_text())
         return checkpoint
+def log(step, what):
+    with open(step.config.marker + ".log", "a") as file:
+        file.write(what + "\\n")
 @hookimpl
 def lepton_compressors():
     return [Slow]
+@hookimpl
+def lepton_before_step(context, step):
+    log(step, "before " + step.name)
+@hookimpl
+def lepton_after_step(step, result):
+    log(step, "after " + type(result).__name__)
+@hookimpl
+def lepton_on_error(step, error):
+    log(step, "error " + type(error).__name__)
 """
 
 
@@ -136,6 +148,8 @@ def test_killed_in_the_middle_it_goes_on(recipe: Path, tmp_path: Path, monkeypat
     assert resumed.returncode == 0, resumed.stdout + resumed.stderr
     assert "score baseline in torch (kept)" in resumed.stdout
     assert marker.read_text() == "resumed from half"
+    seen = (tmp_path / "marker.log").read_text().splitlines()
+    assert seen == ["before 01-slow", "before 01-slow", "after Checkpoint"], "lifecycle hooks watch every attempt"
 
 
 def test_a_step_that_breaks_names_plugin_version_and_step(
@@ -148,12 +162,13 @@ def test_a_step_that_breaks_names_plugin_version_and_step(
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: leptonsdk-broken\nVersion: 3.1\n")
     (info / "entry_points.txt").write_text("[leptonsdk]\nbroken = broken_plugin\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    content = yaml.safe_load(recipe.read_text()) | {"steps": [{"slow": {"marker": "x"}}], "export": []}
+    content = yaml.safe_load(recipe.read_text()) | {"steps": [{"slow": {"marker": str(tmp_path / "m")}}], "export": []}
     recipe.write_text(yaml.safe_dump(content))
     done = command("run", recipe, "--out", tmp_path / "run")
     assert done.returncode == 4
     assert "step 01-slow (leptonsdk-broken 3.1): ZeroDivisionError: oh" in done.stderr
     assert "Traceback" not in done.stderr
+    assert (tmp_path / "m.log").read_text() == "before 01-slow\nerror ZeroDivisionError\n"
 
 
 def test_export_evaluate_and_gate_by_hand(bert_folder: Path, tsv: Path, tmp_path: Path) -> None:
