@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from leptonsdk.checkpoint import Checkpoint
     from leptonsdk.evaluation.scores import Scores
-    from leptonsdk.gating import ConditionResult
+    from leptonsdk.gating import ConditionResult, Verdict
     from leptonsdk.pipeline.run import Run
 
 _PARITY_ROWS = 64
@@ -289,7 +289,7 @@ def evaluate(
 class GateResult:
     """A verdict (``pass``, ``fail``, ``inconclusive``) and the conditions that it rests on."""
 
-    verdict: str
+    verdict: Verdict
     conditions: tuple[ConditionResult, ...]
 
     @property
@@ -297,7 +297,7 @@ class GateResult:
         """0 pass, 1 fail, 3 inconclusive."""
         from leptonsdk.gating import EXIT_CODES
 
-        return {**EXIT_CODES}[self.verdict]  # type: ignore[index]
+        return EXIT_CODES[self.verdict]
 
     def as_dict(self) -> dict[str, Any]:
         return {"verdict": self.verdict, "conditions": [condition.as_dict() for condition in self.conditions]}

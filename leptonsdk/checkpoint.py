@@ -19,7 +19,7 @@ import transformers
 from transformers import AutoConfig, AutoFeatureExtractor, AutoImageProcessor, AutoProcessor, AutoTokenizer
 
 from leptonsdk.artifact import sha256
-from leptonsdk.errors import CheckpointError
+from leptonsdk.errors import CheckpointError, first_line
 from leptonsdk.quantization.formats import (
     dtype_name,
     is_compressed,
@@ -164,7 +164,7 @@ def load_checkpoint(
     try:
         config = AutoConfig.from_pretrained(folder, **options)
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"its config cannot be read: {_first_line(error)}", where=located.name) from error
+        raise CheckpointError(f"its config cannot be read: {first_line(error)}", where=located.name) from error
     task = task or infer_task(config, located.name)
     stored = getattr(config, "dtype", None)
     weights = sorted(folder.glob("*.safetensors"))
@@ -210,7 +210,7 @@ def _load_model(
                 hint="the head would be random: fine-tune it first, or name the task that it was trained for",
             )
     except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"cannot be loaded for {task}: {_first_line(error)}", where=located.name) from error
+        raise CheckpointError(f"cannot be loaded for {task}: {first_line(error)}", where=located.name) from error
     return model, quantized
 
 
@@ -221,7 +221,7 @@ def model_class_for(task: str) -> Any:
     try:
         return TasksManager.get_model_class_for_task(TasksManager.map_from_synonym(task))
     except (KeyError, ValueError) as error:
-        raise CheckpointError(f"unknown task '{task}'", hint=f"{_first_line(error)}") from error
+        raise CheckpointError(f"unknown task '{task}'", hint=f"{first_line(error)}") from error
 
 
 def infer_task(config: Any, name: str) -> str:
@@ -268,7 +268,7 @@ def download(name: str, revision: str | None) -> Path:
         return Path(snapshot_download(name, revision=revision, allow_patterns=wanted, ignore_patterns=unwanted))
     except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
         raise CheckpointError(
-            f"cannot be downloaded: {_first_line(error)}",
+            f"cannot be downloaded: {first_line(error)}",
             where=f"Hub model '{name}'",
             hint="check the name, your access and the network; a local folder works without one",
         ) from error
@@ -281,7 +281,3 @@ def _commit(folder: Path) -> str | None:
 
 def _hash_weights(files: list[Path]) -> str:
     return hashlib.sha256("".join(f"{path.name}:{sha256(path)}\n" for path in files).encode()).hexdigest()
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__

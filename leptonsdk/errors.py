@@ -46,10 +46,6 @@ class CheckpointError(UsageError):
     """A model that cannot be found, loaded, or saved in the asked form."""
 
 
-class PluginError(LeptonError):
-    """A plugin that is missing, set aside, or failed at its work."""
-
-
 class MissingPluginError(UsageError):
     """A name that no installed plugin provides."""
 
@@ -92,6 +88,12 @@ class RecipeError(UsageError):
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.problems = tuple(problems)
         super().__init__("\n".join(map(str, self.problems)))
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what a library's error says, or its type where it says nothing."""
+    text = str(error).strip()
+    return text.splitlines()[0][:300] if text else type(error).__name__
 
 
 def nearest(word: str, valid: Iterable[str]) -> str | None:

@@ -57,6 +57,12 @@ def package_folder(reference: str) -> Path:
     return folder
 
 
+def find_local(path: str, base: Path | None = None) -> Path | None:
+    """A local file or folder by a path that starts from ``base`` (a recipe's folder) or the working folder; None if none."""
+    candidates = (root / Path(path).expanduser() for root in (base or Path(), Path()))
+    return next((candidate for candidate in candidates if candidate.exists()), None)
+
+
 def locate_model(reference: str, base: Path | None = None) -> Reference:
     """Find a model's folder, or accept a well-formed Hub id.
 
@@ -66,10 +72,9 @@ def locate_model(reference: str, base: Path | None = None) -> Reference:
     """
     if reference.startswith(PACKAGE_SCHEME):
         return Reference("package", reference, package_folder(reference))
-    for root in dict.fromkeys((base or Path(), Path())):
-        folder = root / Path(reference).expanduser()
-        if folder.is_dir():
-            return Reference("folder", folder.resolve().name, folder)
+    folder = find_local(reference, base)
+    if folder is not None and folder.is_dir():
+        return Reference("folder", folder.resolve().name, folder)
     if reference.startswith((".", "/", "~")) or not _HUB_ID.match(reference):
         raise CheckpointError("there is no such folder, and it is no Hub id", where=f"model '{reference}'")
     return Reference("hub", reference, None)

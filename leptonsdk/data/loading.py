@@ -15,8 +15,9 @@ from datasets import Audio, Dataset, DatasetDict, Image, load_dataset
 from datasets.exceptions import DatasetGenerationError
 
 from leptonsdk.data.spec import AUDIO, FORMATS, IMAGES, DataSpec, file_format
-from leptonsdk.errors import DataError, did_you_mean
+from leptonsdk.errors import DataError, did_you_mean, first_line
 from leptonsdk.hooks import Evaluator, Plugins
+from leptonsdk.references import find_local
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ def open_dataset(spec: DataSpec, plugins: Plugins, base: Path | None = None) -> 
     if spec.path in plugins.names("dataset"):
         provider = plugins.get("dataset", spec.path)()
         return provider.load(spec.split)
-    path = next((p for root in (base or Path(), Path()) if (p := root / Path(spec.path).expanduser()).exists()), None)
+    path = find_local(spec.path, base)
     if path is not None:
         return _open_local(path, spec)
     if spec.path.startswith((".", "/", "~")) or Path(spec.path).suffix.lower() in {*FORMATS, *IMAGES, *AUDIO}:
@@ -117,7 +118,7 @@ def open_dataset(spec: DataSpec, plugins: Plugins, base: Path | None = None) -> 
     except Exception as error:
         known = did_you_mean(spec.path, plugins.names("dataset"))
         raise DataError(
-            f"cannot be loaded from the Hub: {str(error).splitlines()[0] if str(error) else type(error).__name__}",
+            f"cannot be loaded from the Hub: {first_line(error)}",
             where=f"data '{spec.path}'",
             hint=f"names that need no network: {known}",
         ) from error

@@ -11,9 +11,9 @@ from leptonsdk.artifact import Artifact
 from leptonsdk.checkpoint import Checkpoint
 from leptonsdk.data.loading import Data, fingerprint_rows
 from leptonsdk.errors import EvaluationError
-from leptonsdk.evaluation.scores import LIBRARY, Scores, library_metric
+from leptonsdk.evaluation.scores import Scores, library_metric
 from leptonsdk.evaluation.subjects import Subject, open_subject
-from leptonsdk.hooks import EvaluationSettings, Evaluator, Metric, Plugins
+from leptonsdk.hooks import LIBRARY, EvaluationSettings, Evaluator, Metric, Plugins
 
 if TYPE_CHECKING:
     from torch import Tensor

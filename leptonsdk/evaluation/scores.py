@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from leptonsdk.errors import EvaluationError, did_you_mean
+from leptonsdk.errors import EvaluationError, did_you_mean, first_line
 from leptonsdk.gating import Statistic, get_statistic, statistic_from
-from leptonsdk.hooks import Metric
+from leptonsdk.hooks import LIBRARY, Metric
 
 _METADATA = b"leptonsdk"
-LIBRARY = "evaluate:"
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,6 @@ class Scores:
     runtime: str = ""
     data: str = ""
     seconds: float = 0.0
-    extra: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, column in self.columns.items():
@@ -85,7 +83,6 @@ class Scores:
             "runtime": self.runtime,
             "data": self.data,
             "seconds": self.seconds,
-            "extra": dict(self.extra),
         }
         table = pa.table({"example": list(self.ids), **{name: pa.array(c) for name, c in self.columns.items()}})
         pq.write_table(table.replace_schema_metadata({_METADATA: json.dumps(described)}), path)
@@ -129,7 +126,7 @@ def library_statistic(name: str) -> Callable[..., float]:
         module = evaluate.load(name)
     except Exception as error:
         raise EvaluationError(
-            f"the evaluate library cannot load '{name}': {str(error).splitlines()[0] if str(error) else error!r}",
+            f"the evaluate library cannot load '{name}': {first_line(error)}",
             hint="its named metrics come from the Hub; a local path works without a network",
         ) from error
 

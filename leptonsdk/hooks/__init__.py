@@ -2,6 +2,7 @@
 
 from leptonsdk.hooks.capabilities import Capabilities, Need
 from leptonsdk.hooks.classes import (
+    LIBRARY,
     Backend,
     Compressor,
     DatasetProvider,
@@ -20,6 +21,7 @@ from leptonsdk.hooks.specs import GROUP, HOOK_API, hookimpl
 __all__ = [
     "GROUP",
     "HOOK_API",
+    "LIBRARY",
     "Backend",
     "Capabilities",
     "Compressor",

@@ -166,6 +166,10 @@ class Backend(ABC, Generic[ConfigT]):
         return None
 
 
+LIBRARY = "evaluate:"
+"""How a metric of the evaluate library is named: ``evaluate:NAME_OR_PATH``."""
+
+
 @dataclass(frozen=True)
 class Metric:
     """A number made of per-example columns.

@@ -10,7 +10,7 @@ import importlib.metadata
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 import pluggy
 
@@ -31,7 +31,6 @@ CLASS_ATTRIBUTES = {
     "evaluator": ("name", "columns", "required", "metrics"),
     "dataset": ("name",),
 }
-Kind = TypeVar("Kind")
 
 
 @dataclass

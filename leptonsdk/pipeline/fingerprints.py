@@ -12,6 +12,7 @@ from leptonsdk.artifact import sha256
 from leptonsdk.data.spec import DataSpec
 from leptonsdk.hooks import Plugins
 from leptonsdk.recipe import Plan
+from leptonsdk.references import find_local
 
 _MODEL_FILES = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "1_Pooling/*.json")
 # Packages whose version can change a number.
@@ -86,13 +87,12 @@ def data_fingerprint(spec: DataSpec | None, plugins: Plugins, base: Path) -> dic
     if spec.path in plugins.names("dataset"):
         described["version"] = plugins.get("dataset", spec.path)().version()
         return described
-    for root in (base, Path()):
-        path = root / Path(spec.path).expanduser()
-        if path.is_file():
-            return described | {"sha256": sha256(path)}
-        if path.is_dir():
-            files = sorted(inner for inner in path.rglob("*") if inner.is_file())
-            return described | {"sha256": {inner.relative_to(path).as_posix(): sha256(inner) for inner in files}}
+    path = find_local(spec.path, base)
+    if path is not None and path.is_file():
+        return described | {"sha256": sha256(path)}
+    if path is not None:
+        files = sorted(inner for inner in path.rglob("*") if inner.is_file())
+        return described | {"sha256": {inner.relative_to(path).as_posix(): sha256(inner) for inner in files}}
     return described | {"commit": _hub_commit(spec)}
 
 

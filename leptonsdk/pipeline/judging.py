@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from leptonsdk.errors import EvaluationError
-from leptonsdk.evaluation.scores import LIBRARY, Scores, library_metric, statistic_of
+from leptonsdk.evaluation.scores import Scores, library_metric, statistic_of
 from leptonsdk.evaluation.timing import Latency, Measurement
 from leptonsdk.gating import (
     DEFAULT_RESAMPLES,
@@ -21,6 +21,7 @@ from leptonsdk.gating import (
     ratio_condition,
     ratio_of_medians,
 )
+from leptonsdk.hooks import LIBRARY
 from leptonsdk.recipe.schema import GateSpec, LatencyCondition, MemoryCondition, MetricCondition, SizeCondition
 
 FP32_BYTES = 4

@@ -12,6 +12,7 @@ from leptonsdk.artifact import Artifact
 from leptonsdk.gating.verdict import EXIT_CODES, overall
 from leptonsdk.pipeline import fingerprints
 from leptonsdk.pipeline.store import key_of
+from leptonsdk.references import find_local
 
 if TYPE_CHECKING:
     from leptonsdk.evaluation.timing import Measurement, Target
@@ -27,10 +28,10 @@ def finish(execution: _Execution, last: str) -> Run:
     """Measure, judge and write down everything."""
     from leptonsdk.pipeline.run import Run
 
-    plan, store = execution.plan, execution.store
+    store = execution.store
     measured = _measure(execution, last)
     files = _weights(execution)
-    gate = _judge(execution, last, measured, files) if plan.recipe.gate is not None else None
+    gate = _judge(execution, last, measured, files)
     worked = bool(execution.display.done)
     if worked or "verdict" not in store.state:
         store.write(**describe(execution, measured, files, gate))
@@ -272,7 +273,7 @@ def public_recipe(execution: _Execution) -> dict[str, Any]:
     recipe: dict[str, Any] = execution.recipe.model_dump(mode="json", exclude_unset=True)
     recipe["model"]["id"] = execution.plan.model.name
     for spec in recipe["data"].values():
-        if spec and (Path(spec["path"]).expanduser().exists() or (execution.plan.base / spec["path"]).exists()):
+        if spec and find_local(spec["path"], execution.plan.base) is not None:
             spec["path"] = Path(spec["path"]).name
     return recipe
 

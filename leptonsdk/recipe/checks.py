@@ -17,15 +17,14 @@ from pydantic import BaseModel, ValidationError
 
 from leptonsdk.data.spec import DataSpec, file_format
 from leptonsdk.errors import LeptonError, Problem, did_you_mean
-from leptonsdk.hooks import Plugins, PostTrainingCompressor
+from leptonsdk.hooks import LIBRARY, Plugins, PostTrainingCompressor
 from leptonsdk.recipe.source import RecipeSource
-from leptonsdk.references import Reference, locate_model, read_config, task_of_architecture
+from leptonsdk.references import Reference, find_local, locate_model, read_config, task_of_architecture
 
 if TYPE_CHECKING:
     from leptonsdk.recipe.plan import Step
 
 _COSTS = frozenset({"latency", "size", "memory"})
-_LIBRARY = "evaluate:"
 
 
 def keys_at(schema: type[BaseModel], path: Sequence[Any]) -> list[str]:
@@ -92,7 +91,7 @@ def check_data(section: Any, task: str | None, source: RecipeSource, plugins: Pl
                     )
         if spec.path in plugins.names("dataset"):
             continue
-        local = next((p for root in (source.base, Path()) if (p := root / Path(spec.path).expanduser()).exists()), None)
+        local = find_local(spec.path, source.base)
         if local is None:
             if spec.path.startswith((".", "/", "~")) or Path(spec.path).suffix or spec.path.count("/") > 1:
                 hint = did_you_mean(spec.path, plugins.names("dataset"))
@@ -126,13 +125,13 @@ def check_metrics(
     asked: Iterable[str] = gate.keys() - _COSTS if isinstance(gate, dict) else ()
     kept = evaluation.get("metrics") if isinstance(evaluation, dict) else None
     for name in sorted(asked):
-        if name not in offered and not name.startswith(_LIBRARY):
+        if name not in offered and not name.startswith(LIBRARY):
             hint = did_you_mean(name, [*offered, *_COSTS])
             problems.append(source.problem(("gate", name), f"{task} has no metric '{name}'", hint))
         elif isinstance(kept, list) and name not in kept:
             problems.append(source.problem(("gate", name), f"evaluation.metrics leaves '{name}' out", "add it there"))
     for index, name in enumerate(kept if isinstance(kept, list) else ()):
-        if isinstance(name, str) and name not in offered and not name.startswith(_LIBRARY):
+        if isinstance(name, str) and name not in offered and not name.startswith(LIBRARY):
             hint = did_you_mean(name, offered)
             problems.append(source.problem(("evaluation", "metrics", index), f"{task} has no metric '{name}'", hint))
 
