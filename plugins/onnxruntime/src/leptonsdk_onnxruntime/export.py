@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 GENERATIVE_TASKS = frozenset({"text-generation"})
 _EXTERNAL_FROM = int(1.8 * 2**30)  # protobuf ends at 2 GB
 _PARITY_BATCH, _PARITY_BATCHES = 8, 4
+_DECODER_BATCH = 2  # logits of one long row fill hundreds of megabytes
 _STEPS = 4
 
 
@@ -45,7 +46,7 @@ def export_checkpoint(
         context.calibration(config.calibration_batch_size)  # fails now rather than after the trace
     decoder = task in GENERATIVE_TASKS
     context.progress(0, _STEPS, "tracing")
-    samples = sample_batches(model, context, _PARITY_BATCH, _PARITY_BATCHES)
+    samples = sample_batches(model, context, _DECODER_BATCH if decoder else _PARITY_BATCH, _PARITY_BATCHES)
     first = tracing_inputs(samples[0], pad_left=decoder)
     with torch.no_grad():
         traced = (trace_decoder if decoder else trace)(model, first, config.opset)

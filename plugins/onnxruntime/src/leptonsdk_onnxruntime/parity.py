@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,12 +18,14 @@ _INT8_TOLERANCE = 0.25  # root mean square of the difference, relative to the ou
 def measure_parity(model: Any, runner: Any, batches: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, Any]:
     """Compare every output that both have, over a few batches; padded positions are left out.
 
+    Sums are kept, not outputs: a language model's logits over a few batches fill gigabytes.
+
     Returns:
         ``max_abs_diff``, ``mean_abs_diff``, ``relative_rms``, ``cosine`` over all outputs, ``max_abs_output``,
         ``samples``; ``argmax_agreement`` where there are logits.
     """
-    ours: dict[str, list[torch.Tensor]] = {}
-    theirs: dict[str, list[torch.Tensor]] = {}
+    total = _Sums()
+    names: set[str] = set()
     for batch in batches:
         with torch.inference_mode():
             expected = model(**batch)
@@ -29,30 +33,68 @@ def measure_parity(model: Any, runner: Any, batches: Sequence[Mapping[str, torch
         for name, value in found.items():
             reference = expected.get(name)
             if isinstance(reference, torch.Tensor) and isinstance(value, torch.Tensor):
+                names.add(name)
                 keep = _attended(reference, batch.get("attention_mask"))
-                theirs.setdefault(name, []).append(reference.detach().float().cpu()[keep].flatten())
-                ours.setdefault(name, []).append(value.float()[keep].flatten())
-                if name == "logits":
-                    same = (reference.cpu().argmax(-1) == value.argmax(-1))[keep]
-                    ours.setdefault("argmax", []).append(same.flatten().float())
-    if not theirs:
+                for row in range(reference.shape[0]):
+                    ours, theirs = value[row][keep[row]], reference[row].detach().cpu()[keep[row]]
+                    total.add(ours, theirs, logits=name == "logits")
+    if not names:
         raise ExportError("the exported model has no output in common with its source")
-    agreement = torch.cat(ours.pop("argmax")) if "argmax" in ours else None
-    reference = torch.cat([part for name in theirs for part in theirs[name]]).double()
-    value = torch.cat([part for name in theirs for part in ours[name]]).double()
-    difference = (reference - value).abs()
-    result: dict[str, Any] = {
-        "max_abs_diff": float(difference.max()),
-        "mean_abs_diff": float(difference.mean()),
-        "relative_rms": float(difference.square().mean().sqrt() / reference.square().mean().sqrt().clamp_min(1e-12)),
-        "cosine": float(torch.nn.functional.cosine_similarity(reference, value, dim=0)),
-        "max_abs_output": float(reference.abs().max()),
+    return {
+        **total.result(),
         "samples": sum(next(iter(batch.values())).shape[0] for batch in batches),
-        "outputs": sorted(theirs),
+        "outputs": sorted(names),
     }
-    if agreement is not None:
-        result["argmax_agreement"] = float(agreement.mean())
-    return result
+
+
+@dataclass
+class _Sums:
+    """What the figures are made of, in float64."""
+
+    count: int = 0
+    difference: float = 0.0
+    squared: float = 0.0
+    largest: float = 0.0
+    ours: float = 0.0
+    theirs: float = 0.0
+    product: float = 0.0
+    greatest: float = 0.0
+    positions: int = 0
+    agreeing: int = 0
+
+    def add(self, ours: torch.Tensor, theirs: torch.Tensor, *, logits: bool) -> None:
+        if not theirs.numel():
+            return
+        if logits:
+            same = ours.argmax(-1) == theirs.argmax(-1)
+            self.positions, self.agreeing = self.positions + same.numel(), self.agreeing + int(same.sum())
+        x, y = ours.double().flatten(), theirs.double().flatten()
+        apart = (x - y).abs()
+        self.count += y.numel()
+        self.difference += float(apart.sum())
+        self.squared += float(apart @ apart)
+        self.ours, self.theirs, self.product = (
+            self.ours + float(x @ x),
+            self.theirs + float(y @ y),
+            self.product + float(x @ y),
+        )
+        self.largest = _greater(self.largest, float(apart.max()))
+        self.greatest = _greater(self.greatest, float(y.abs().max()))
+
+    def result(self) -> dict[str, Any]:
+        figures = {
+            "max_abs_diff": self.largest,
+            "mean_abs_diff": self.difference / self.count,
+            "relative_rms": (self.squared / max(self.theirs, 1e-24 * self.count)) ** 0.5,
+            "cosine": self.product / max((self.ours * self.theirs) ** 0.5, 1e-24),
+            "max_abs_output": self.greatest,
+        }
+        return figures if not self.positions else {**figures, "argmax_agreement": self.agreeing / self.positions}
+
+
+def _greater(a: float, b: float) -> float:
+    """The greater of two, NaN if either is."""
+    return b if b > a or math.isnan(b) else a
 
 
 def check_parity(parity: Mapping[str, Any], precision: str, tolerance: float | None, where: str) -> dict[str, Any]:
@@ -76,8 +118,8 @@ def check_parity(parity: Mapping[str, Any], precision: str, tolerance: float | N
     return {**parity, "measure": measure, "tolerance": limit}
 
 
-def _attended(output: torch.Tensor, mask: torch.Tensor | None) -> Any:
-    """An index for the positions of an output [batch, length, ...] that are not padding; all of any other output."""
+def _attended(output: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """Which positions of an output [batch, length, ...] are not padding: [batch, length]; all of any other output."""
     if mask is not None and mask.dim() == 2 and output.dim() == 3 and output.shape[:2] == mask.shape:
         return mask.bool().cpu()
-    return torch.ones(output.shape[0], dtype=torch.bool)
+    return torch.ones(output.shape[:2] if output.dim() > 1 else output.shape, dtype=torch.bool)
