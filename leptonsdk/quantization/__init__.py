@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from leptonsdk.quantization.compressor import RoundToNearest, RoundToNearestConfig
+from leptonsdk.quantization.compressor import QuantizerConfig, RoundToNearest, RoundToNearestConfig
 from leptonsdk.quantization.layers import LinearLayer, layers_to_quantize
 from leptonsdk.quantization.scheme import PRESETS, Scheme, check_fits, fitting_group_sizes, matches
 
@@ -22,6 +22,7 @@ __all__ = [
     "PRESETS",
     "LinearLayer",
     "QuantizedTensor",
+    "QuantizerConfig",
     "RoundToNearest",
     "RoundToNearestConfig",
     "Scheme",

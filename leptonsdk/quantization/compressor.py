@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from leptonsdk.checkpoint import Checkpoint
 
 
-class RoundToNearestConfig(PluginConfig):
+class QuantizerConfig(PluginConfig):
     """What to quantize, and to what: a ``scheme``, or ``bit_width`` with ``group_size`` and ``symmetric``."""
 
     scheme: str | Scheme | None = Field(
@@ -34,13 +34,6 @@ class RoundToNearestConfig(PluginConfig):
     ignore: tuple[str, ...] = Field(
         ("lm_head",), description="Layers to leave in float; those tied to an embedding always are"
     )
-    observer: Literal["mse", "minmax"] = Field(
-        "mse", description="Scales of least squared error (mse), or of the whole range (minmax)"
-    )
-    negative_scales: bool | None = Field(
-        None, description="Let symmetric scales be negative, which wins a level; default: for 4 bits and fewer"
-    )
-
     @model_validator(mode="after")
     def _scheme_exists(self) -> Self:
         try:
@@ -54,6 +47,17 @@ class RoundToNearestConfig(PluginConfig):
         return Scheme.resolve(
             self.scheme, bit_width=self.bit_width, group_size=self.group_size, symmetric=self.symmetric
         )
+
+
+class RoundToNearestConfig(QuantizerConfig):
+    """Config of round-to-nearest."""
+
+    observer: Literal["mse", "minmax"] = Field(
+        "mse", description="Scales of least squared error (mse), or of the whole range (minmax)"
+    )
+    negative_scales: bool | None = Field(
+        None, description="Let symmetric scales be negative, which wins a level; default: for 4 bits and fewer"
+    )
 
 
 class RoundToNearest(PostTrainingCompressor[RoundToNearestConfig]):

@@ -1,0 +1,197 @@
+"""From a checkpoint and calibration data to a quantized checkpoint: layers solved in step, kept as they are done."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from leptonsdk.checkpoint import Checkpoint
+from leptonsdk.errors import UsageError
+from leptonsdk.hooks import StepContext
+from leptonsdk.quantization import QuantizedTensor, Scheme, layers_to_quantize, round_to_nearest
+from leptonsdk_gptq.config import GPTQConfig
+from leptonsdk_gptq.progress import Kept, fingerprint
+from leptonsdk_gptq.solver import solve
+from leptonsdk_gptq.statistics import Statistics
+from leptonsdk_gptq.tuning import tune_scales
+from leptonsdk_gptq.streams import Group, Inputs, Lockstep, Stream, arrivals, find_groups, weight_of
+
+_DECODED = 64  # tokens that an encoder-decoder writes for itself where the calibration data has only its inputs
+
+
+def compress(checkpoint: Checkpoint, config: GPTQConfig, context: StepContext) -> Checkpoint:
+    """See `leptonsdk_gptq.GPTQ`. The given checkpoint's model runs the calibration; it is left as it was."""
+    model, scheme = checkpoint.model, config.resolve()
+    batches = calibration_inputs(model, context, config.batch_size)
+    layers: dict[str, nn.Module] = {
+        layer.name: layer.module
+        for layer in layers_to_quantize(model, scheme, config.targets, config.ignore, checkpoint.quantized)
+    }
+    context.progress(0, len(layers), "reading calibration data")
+    first = next(batches, None)
+    if first is None:
+        raise UsageError("the calibration data is empty", hint="give some rows")
+    kept = Kept(context.folder, fingerprint(config, layers, first))
+    groups = find_groups(model, layers, _one_row(first))
+    found = dict(kept.tensors)
+    scale_dtype = _scale_dtype(checkpoint)
+    with torch.no_grad():
+        lockstep = Lockstep(model, layers, groups, compute_dtype(config, model))
+        with lockstep.opened(lambda name: found[name].dequantize()):
+            used = _start(lockstep, first, batches, config)
+            _solve_all(lockstep, found, kept, scheme, scale_dtype, config, context)
+        for name in layers.keys() - found.keys():  # never called in calibration: an expert, a head for another task
+            found[name] = round_to_nearest(weight_of(layers[name]), scheme, scale_dtype=scale_dtype)
+    ordered = {name: found[name] for name in layers}
+    if config.resolved_epochs:
+        ordered = tune_scales(
+            model,
+            ordered,
+            list(islice(calibration_inputs(model, context, config.batch_size), used)),
+            epochs=config.resolved_epochs,
+            compute_dtype=compute_dtype(config, model),
+            seed=context.seed,
+            context=context,
+        )
+    return _result(checkpoint, ordered)
+
+
+def calibration_inputs(model: Any, context: StepContext, batch_size: int) -> Iterator[Inputs]:
+    """Batches as the model's forward takes them, on its device, without labels and caches.
+
+    An encoder-decoder whose data has no text to decode gets what it writes itself, greedily.
+    """
+    parameters = inspect.signature(model.forward).parameters
+    extra = {"use_cache": False} if "use_cache" in parameters else {}
+    decodes = bool(getattr(model.config, "is_encoder_decoder", False))
+    for batch in context.calibration(batch_size):
+        inputs = {n: v.to(model.device) for n, v in batch.items() if n in parameters and n != "labels"}
+        inputs = {n: v.to(model.dtype) if v.is_floating_point() else v for n, v in inputs.items()}
+        if decodes and "decoder_input_ids" not in inputs:
+            labels = batch.get("labels")
+            if labels is not None and hasattr(model, "prepare_decoder_input_ids_from_labels"):
+                inputs["decoder_input_ids"] = model.prepare_decoder_input_ids_from_labels(labels.to(model.device))
+            else:
+                inputs["decoder_input_ids"] = model.generate(**inputs, do_sample=False, max_new_tokens=_DECODED)
+        yield {**inputs, **extra}
+
+
+def compute_dtype(config: GPTQConfig, model: Any) -> torch.dtype:
+    """What the forwards multiply in."""
+    if config.compute_dtype != "auto":
+        return torch.float32 if config.compute_dtype == "float32" else torch.bfloat16
+    if model.device.type == "cpu":
+        fast = torch.backends.cpu.get_cpu_capability().startswith("AVX512") and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        return torch.bfloat16 if fast else torch.float32
+    return torch.bfloat16 if model.dtype == torch.float32 else model.dtype  # type: ignore[no-any-return]
+
+
+def _start(lockstep: Lockstep, first: Inputs, rest: Iterator[Inputs], config: GPTQConfig) -> int:
+    """Run batches up to their first layer until there are enough positions. Returns how many."""
+    positions = used = 0
+    batch: Inputs | None = first
+    while batch is not None:
+        if config.resolved_correction:
+            lockstep.start(batch, quantized=False)
+        stream = lockstep.start(batch, quantized=True)
+        positions += _positions(stream)
+        used += 1
+        batch = next(rest, None) if positions < config.resolved_tokens else None
+    return used
+
+
+def _positions(stream: Stream) -> int:
+    return sum(len(arrived.x) for arrived in arrivals([stream]))
+
+
+def _solve_all(
+    lockstep: Lockstep,
+    found: dict[str, QuantizedTensor],
+    kept: Kept,
+    scheme: Scheme,
+    scale_dtype: torch.dtype,
+    config: GPTQConfig,
+    context: StepContext,
+) -> None:
+    total = len(lockstep.groups)
+    while (group := lockstep.next_group()) is not None:
+        context.progress(group.position, total, group.names[0])
+        if not all(name in found for name in group.names):
+            tensors = _solve(lockstep, group, scheme, scale_dtype, config)
+            found.update(tensors)
+            kept.add(group.position, tensors)
+        lockstep.release(group)
+    context.progress(total, total, "solved")
+
+
+def _solve(
+    lockstep: Lockstep, group: Group, scheme: Scheme, scale_dtype: torch.dtype, config: GPTQConfig
+) -> dict[str, QuantizedTensor]:
+    """The integers of layers that read one input: their rows are solved together."""
+    weights = {name: weight_of(lockstep.layers[name]) for name in group.names}
+    joint = torch.cat([weight.float() for weight in weights.values()])
+    statistics = Statistics(joint.shape[1], joint.device, lockstep.compute_dtype or torch.float32)
+    for arrived in arrivals(lockstep.waiting(group)):
+        statistics.add(arrived.x, arrived.source)
+    parts = [joint] if scheme.strategy != "tensor" else [weight.float() for weight in weights.values()]
+    solutions = []
+    for part in parts:
+        try:
+            solution = solve(
+                part,
+                statistics.hessian(),
+                scheme,
+                drift=statistics.drift(),
+                correction=config.resolved_correction,
+                damping=config.damping,
+                activation_order=config.actorder is not None,
+                scale_dtype=scale_dtype,
+            )
+        except UsageError as error:
+            raise UsageError(error.message, where=f"layer '{group.names[0]}'", hint=error.hint) from error
+        solutions.append(solution.tensor)
+    if scheme.strategy == "tensor":
+        return dict(zip(weights, solutions, strict=True))
+    return dict(zip(weights, _rows(solutions[0], [len(weight) for weight in weights.values()]), strict=True))
+
+
+def _rows(tensor: QuantizedTensor, counts: list[int]) -> Iterator[QuantizedTensor]:
+    """A quantized weight cut into ones of so many rows each."""
+    zeros = tensor.zero_point
+    for integers, scale, zero in zip(
+        tensor.integers.split(counts),
+        tensor.scale.split(counts),
+        [None] * len(counts) if zeros is None else zeros.split(counts),
+        strict=True,
+    ):
+        yield QuantizedTensor(
+            integers.clone(), scale.clone(), None if zero is None else zero.clone(), tensor.scheme
+        )
+
+
+def _scale_dtype(checkpoint: Checkpoint) -> torch.dtype:
+    """Scales are stored like the other floats: in half precision where the source is."""
+    stored = checkpoint.source.dtype
+    dtype: torch.dtype = stored if stored in (torch.float16, torch.bfloat16) else checkpoint.model.dtype
+    return dtype
+
+
+def _one_row(inputs: Inputs) -> Inputs:
+    return {name: value[:1] if isinstance(value, Tensor) else value for name, value in inputs.items()}
+
+
+def _result(checkpoint: Checkpoint, tensors: Mapping[str, QuantizedTensor]) -> Checkpoint:
+    model = copy.deepcopy(checkpoint.model)
+    modules = dict(model.named_modules())
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            weight = weight_of(modules[name])
+            weight.copy_(tensor.dequantize(weight.dtype))
+    stored = {name: tensor.to("cpu") for name, tensor in tensors.items()}
+    return checkpoint.replace(model=model, quantized={**checkpoint.quantized, **stored})
