@@ -32,6 +32,7 @@ from leptonsdk.quantization.formats import (
 from leptonsdk.quantization.formats_names import integers_by_module
 from leptonsdk.quantization.library_layers import (
     BITSANDBYTES,
+    cast_floats,
     dequantized,
     keep_state,
     layer_tensors,
@@ -116,6 +117,7 @@ class Checkpoint:
         if folder.is_file():
             raise CheckpointError("there is a file of that name", where=str(folder))
         folder.mkdir(parents=True, exist_ok=True)
+        own = {key: getattr(self.model.config, key, None) for key in ("dtype", "architectures")}
         if self.quantized:
             save_compressed(self.model, self.quantized, folder, save_dtype=dtype)
         elif dtype is None or dtype == self.model.dtype:
@@ -124,14 +126,14 @@ class Checkpoint:
             state = saved_state(self.model)
             fixed = layer_tensors(state)
             state = {name: tensor if name in fixed else _cast(tensor, dtype) for name, tensor in state.items()}
-            own = self.model.config.dtype
             with saving(self.model, state):
                 self.model.save_pretrained(folder, state_dict=state)
-            self.model.config.dtype = own
             path = folder / "config.json"  # save_pretrained writes the model's own dtype there
             config = json.loads(path.read_text(encoding="utf-8"))
             rename_dtype(config, dtype_name(self.model.dtype), dtype_name(dtype))
             path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        for key, value in own.items():  # save_pretrained sets them
+            setattr(self.model.config, key, value)
         self.save_processor(folder)
         return folder
 
@@ -202,6 +204,7 @@ def load_checkpoint(
             "it has no safetensors weights", where=located.name, hint="pickled weights are never read: convert them"
         )
     model, quantized = _load_model(folder, config, task, dtype, device, options, located)
+    cast_floats(model, dtype)
     model.to(torch.device(device)).eval()
     return Checkpoint(
         model=model,

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from leptonsdk.errors import CheckpointError, UsageError
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 BITSANDBYTES = "bitsandbytes"
@@ -71,6 +72,20 @@ def keep_state(model: Any) -> None:
 
 def _puts_together(conversion: Any) -> bool:
     return any(hasattr(operation, "hf_quantizer") for operation in getattr(conversion, "operations", ()))
+
+
+def cast_floats(model: Any, dtype: torch.dtype) -> None:
+    """Cast a loaded bitsandbytes model's floats, but for its quantized weights and what the architecture keeps in float32.
+
+    transformers leaves every tensor named ``weight`` of such a model in the dtype it has on disk, whatever it is asked for.
+    """
+    if library_method(model) != BITSANDBYTES:
+        return
+    wide = {*(getattr(model, "_keep_in_fp32_modules", None) or ())} if dtype.itemsize < 4 else set()
+    for name, parameter in model.named_parameters():
+        quantized = hasattr(parameter, "quant_state") or hasattr(parameter, "SCB")
+        if parameter.is_floating_point() and not quantized and not wide & set(name.split(".")):
+            parameter.data = parameter.data.to(dtype)
 
 
 class _Once(logging.Filter):
