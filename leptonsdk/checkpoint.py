@@ -251,6 +251,8 @@ def _load_model(
                 hint="the head would be random: fine-tune it first, or name the task that it was trained for",
             )
     except ImportError as error:
+        if not section:
+            raise
         method = section.get("quant_method")
         hint = f"pip install leptonsdk-{BITSANDBYTES}" if method == BITSANDBYTES else None
         message = f"it is quantized with {method}, which cannot be used here: {first_line(error)}"

@@ -1,9 +1,10 @@
 """Models whose quantized layers are a library's own, put there by transformers (its ``hf_quantizer``): bitsandbytes.
 
 On CPUs with AVX512-BF16 the first forward of bitsandbytes' 4-bit layers repacks their weights in place and rounds their
-scales to bfloat16, and reading the state dict afterwards undoes that only in part: without double quantization the scales
-stay transposed, with it they are quantized a second time. Both the saved model and the one in memory are wrong from then on,
-without a message. So the state of such a model is kept from before its first forward, and that is what is ever written.
+scales to bfloat16, and reading the state dict afterwards undoes that only in part: without double quantization the
+scales stay transposed, with it they are quantized a second time. Both the saved model and the one in memory are wrong
+from then on, without a message. So the state of such a model is kept from before its first forward, and nothing else is
+ever written.
 """
 
 from __future__ import annotations
@@ -62,10 +63,10 @@ def keep_state(model: Any) -> None:
                 hint="load it again and make a checkpoint of it first",
             )
     if (conversions := getattr(model, "_weight_conversions", None)) is not None:
-        # A loaded model could not be saved: transformers reverses what it did to the tensors on disk, and has no reverse
-        # for putting quantized weights together. The state holds their parts anyway.
+        # A loaded model could not be saved: transformers reverses what it did to the tensors on disk, and has no
+        # reverse for putting quantized weights together. The state holds their parts anyway.
         model._weight_conversions = [c for c in conversions if not _puts_together(c)]
-    logging.getLogger("bitsandbytes.autograd._functions").addFilter(_Once())
+    logging.getLogger("bitsandbytes.autograd._functions").addFilter(_ONCE)  # added once
     state = model.state_dict()
     model.hf_quantizer.get_state_dict_and_metadata = lambda _: (dict(state), {})
 
@@ -75,9 +76,9 @@ def _puts_together(conversion: Any) -> bool:
 
 
 def cast_floats(model: Any, dtype: torch.dtype) -> None:
-    """Cast a loaded bitsandbytes model's floats, but for its quantized weights and what the architecture keeps in float32.
+    """Cast a loaded bitsandbytes model's floats, but for quantized weights and what the architecture keeps in float32.
 
-    transformers leaves every tensor named ``weight`` of such a model in the dtype it has on disk, whatever it is asked for.
+    transformers leaves every tensor named ``weight`` of such a model in its dtype on disk, whatever it is asked for.
     """
     if library_method(model) != BITSANDBYTES:
         return
@@ -101,6 +102,9 @@ class _Once(logging.Filter):
         return new
 
 
+_ONCE = _Once()
+
+
 def saved_state(model: Any) -> dict[str, Tensor]:
     """What ``save_pretrained`` writes: the kept state, or the model's own."""
     quantizer = getattr(model, "hf_quantizer", None)
@@ -110,7 +114,7 @@ def saved_state(model: Any) -> dict[str, Tensor]:
 
 @contextmanager
 def saving(model: Any, state: Mapping[str, Tensor]) -> Iterator[None]:
-    """Have ``save_pretrained`` write a state. For models with a quantizer it ignores its own argument ``state_dict``."""
+    """Have ``save_pretrained`` write a state: for models with a quantizer it ignores its argument ``state_dict``."""
     quantizer = getattr(model, "hf_quantizer", None)
     if quantizer is None:
         yield
