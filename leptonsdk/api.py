@@ -219,7 +219,7 @@ def export(
         raise UsageError("it exists and is not empty", where=str(folder), hint="name a new folder")
     if exporter.calibration() == "required" and calibration is None:
         raise UsageError(f"precision {precision} needs calibration data", where=f"backend {backend}", hint="give some")
-    checkpoint = as_checkpoint(model, task)
+    checkpoint = as_checkpoint(model, task).dequantized()
     with tempfile.TemporaryDirectory() as scratch:
         context = StepContext(
             seed=seed,

@@ -1,7 +1,8 @@
 """Checkpoint: a model in memory with its processing class, task and provenance.
 
 Quantized weights stay quantized in it: the model computes with the dequantized numbers, and beside it stand the integers,
-scales and zero points that they came from, so that a backend can lower the same integers and a save writes them.
+scales and zero points that they came from, so that a backend can lower the same integers and a save writes them. Layers that
+transformers quantized itself (bitsandbytes) are kept as they are, see `leptonsdk.quantization.library_layers`.
 """
 
 from __future__ import annotations
@@ -24,10 +25,21 @@ from leptonsdk.quantization.formats import (
     dtype_name,
     is_compressed,
     load_compressed,
+    quantization_section,
     rename_dtype,
     save_compressed,
 )
 from leptonsdk.quantization.formats_names import integers_by_module
+from leptonsdk.quantization.library_layers import (
+    BITSANDBYTES,
+    cast_floats,
+    dequantized,
+    keep_state,
+    layer_tensors,
+    library_method,
+    saved_state,
+    saving,
+)
 from leptonsdk.quantization.tensor import QuantizedTensor
 from leptonsdk.references import Reference, locate_model, task_of_architecture
 
@@ -79,6 +91,13 @@ class Checkpoint:
     quantized: Mapping[str, QuantizedTensor] = field(default_factory=dict)
     companions: Mapping[str, bytes] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        keep_state(self.model)
+
+    def dequantized(self) -> Checkpoint:
+        """The same in floats where transformers quantized layers itself, which no runtime but torch reads; else itself."""
+        return self if library_method(self.model) is None else self.replace(model=dequantized(self.model))
+
     def replace(self, **changes: Any) -> Checkpoint:
         """A copy with some attributes changed."""
         return dataclasses.replace(self, **changes)
@@ -93,22 +112,28 @@ class Checkpoint:
         """
         folder = Path(folder)
         dtype = dtype or self._lossless_dtype()
+        if dtype is not None and library_method(self.model) not in (None, BITSANDBYTES):
+            raise CheckpointError("its quantized layers cannot be cast", where=str(library_method(self.model)))
         if folder.is_file():
             raise CheckpointError("there is a file of that name", where=str(folder))
         folder.mkdir(parents=True, exist_ok=True)
+        own = {key: getattr(self.model.config, key, None) for key in ("dtype", "architectures")}
         if self.quantized:
             save_compressed(self.model, self.quantized, folder, save_dtype=dtype)
         elif dtype is None or dtype == self.model.dtype:
             self.model.save_pretrained(folder)
         else:
-            state = {name: _cast(tensor, dtype) for name, tensor in self.model.state_dict().items()}
-            own = self.model.config.dtype
-            self.model.save_pretrained(folder, state_dict=state)
-            self.model.config.dtype = own
+            state = saved_state(self.model)
+            fixed = layer_tensors(state)
+            state = {name: tensor if name in fixed else _cast(tensor, dtype) for name, tensor in state.items()}
+            with saving(self.model, state):
+                self.model.save_pretrained(folder, state_dict=state)
             path = folder / "config.json"  # save_pretrained writes the model's own dtype there
             config = json.loads(path.read_text(encoding="utf-8"))
             rename_dtype(config, dtype_name(self.model.dtype), dtype_name(dtype))
             path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        for key, value in own.items():  # save_pretrained sets them
+            setattr(self.model.config, key, value)
         self.save_processor(folder)
         return folder
 
@@ -116,7 +141,13 @@ class Checkpoint:
         narrow = self.source.dtype
         if narrow not in (torch.float16, torch.bfloat16) or narrow == self.model.dtype:
             return None
-        kept = (p for name, p in self.model.named_parameters() if name.removesuffix(".weight") not in self.quantized)
+        if library_method(self.model) not in (None, BITSANDBYTES):
+            return None
+        state = dict(self.model.named_parameters())
+        if library_method(self.model) is not None:
+            state = saved_state(self.model)
+        packed = layer_tensors(state) | {f"{name}.weight" for name in self.quantized}
+        kept = (tensor for name, tensor in state.items() if name not in packed and tensor.is_floating_point())
         return narrow if all(torch.equal(p.to(narrow).to(p.dtype), p) for p in kept) else None
 
     def save_processor(self, folder: str | Path) -> None:
@@ -172,7 +203,8 @@ def load_checkpoint(
         raise CheckpointError(
             "it has no safetensors weights", where=located.name, hint="pickled weights are never read: convert them"
         )
-    model, quantized = _load_model(folder, config, task, dtype, options, located)
+    model, quantized = _load_model(folder, config, task, dtype, device, options, located)
+    cast_floats(model, dtype)
     model.to(torch.device(device)).eval()
     return Checkpoint(
         model=model,
@@ -185,10 +217,17 @@ def load_checkpoint(
 
 
 def _load_model(
-    folder: Path, config: Any, task: str, dtype: torch.dtype, options: Mapping[str, Any], located: Reference
+    folder: Path,
+    config: Any,
+    task: str,
+    dtype: torch.dtype,
+    device: str,
+    options: Mapping[str, Any],
+    located: Reference,
 ) -> tuple[Any, Mapping[str, QuantizedTensor]]:
     auto_class = model_class_for(task)
     quantized: Mapping[str, QuantizedTensor] = {}
+    section = quantization_section(config)
     try:
         if is_compressed(config):
             # The integers are read as they are: transformers would keep them in layers of its own.
@@ -200,6 +239,8 @@ def _load_model(
             )
             quantized = integers_by_module(model, quantized)
         else:
+            if section:
+                options = {**options, "device_map": {"": torch.device(device)}}  # where its layers are put together
             model, report = auto_class.from_pretrained(
                 folder, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
             )
@@ -209,6 +250,13 @@ def _load_model(
                 where=f"{located.name} as {task}",
                 hint="the head would be random: fine-tune it first, or name the task that it was trained for",
             )
+    except ImportError as error:
+        if not section:
+            raise
+        method = section.get("quant_method")
+        hint = f"pip install leptonsdk-{BITSANDBYTES}" if method == BITSANDBYTES else None
+        message = f"it is quantized with {method}, which cannot be used here: {first_line(error)}"
+        raise CheckpointError(message, where=located.name, hint=hint) from error
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"cannot be loaded for {task}: {first_line(error)}", where=located.name) from error
     return model, quantized

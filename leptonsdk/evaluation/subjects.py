@@ -14,6 +14,7 @@ from transformers import AutoConfig
 from leptonsdk.artifact import Artifact
 from leptonsdk.checkpoint import Checkpoint, load_processor
 from leptonsdk.hooks import Plugins, Runner
+from leptonsdk.quantization.library_layers import library_method
 
 _POOLING_FILE = "1_Pooling/config.json"
 
@@ -53,6 +54,8 @@ def open_subject(model: Checkpoint | Artifact, plugins: Plugins, *, threads: int
         if model.quantized:
             widths = sorted({tensor.scheme.num_bits for tensor in model.quantized.values()})
             label = f"torch W{'/'.join(map(str, widths))}A16"
+        elif (method := library_method(model.model)) is not None:
+            label = f"torch {method}"
         pooling = companions.get(_POOLING_FILE)
         options = _options(model.model.config, pooling)
         return Subject(TorchRunner(model.model), model.processor, model.task, label, options)

@@ -8,6 +8,7 @@ import torch
 from safetensors import safe_open
 
 from leptonsdk.hooks import WeightProfile
+from leptonsdk.quantization.library_layers import layer_tensors
 
 # Tensors that describe packed weights rather than being weights (compressed-tensors' names).
 _ABOUT_WEIGHTS = (".weight_scale", ".weight_zero_point", ".weight_g_idx")
@@ -18,17 +19,35 @@ def weight_files(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.safetensors"))
 
 
+def _names(path: Path) -> list[str]:
+    with safe_open(path, framework="pt") as file:
+        return list(file.keys())
+
+
 def profile_safetensors(folder: Path) -> WeightProfile:
-    """Count what stands in the files. A packed weight's parameters are those of its ``weight_shape``."""
+    """Count what stands in the files.
+
+    A packed weight's parameters are those of its ``weight_shape``; bitsandbytes packs two into a byte, or one (int8).
+    """
     parameters = zeros = bits = 0
-    for path in weight_files(folder):
+    files = weight_files(folder)
+    names = {name for path in files for name in _names(path)}
+    layers = layer_tensors(names)
+    for path in files:
         with safe_open(path, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118  safe_open is no mapping
                 if name.endswith(".weight_shape"):
                     parameters += int(file.get_tensor(name).prod())
                     continue
                 tensor = file.get_tensor(name)
-                bits += tensor.numel() * tensor.element_size() * 8
+                size = tensor.numel() * tensor.element_size()
+                bits += 8 * size
+                if name in layers:
+                    if name.endswith(".weight"):
+                        int8 = f"{name.removesuffix('.weight')}.SCB" in names
+                        parameters += size if int8 else 2 * size
+                        zeros += tensor.numel() - int(torch.count_nonzero(tensor)) if int8 else 0
+                    continue
                 if name.endswith((*_ABOUT_WEIGHTS, ".weight_packed")) or not tensor.is_floating_point():
                     continue
                 parameters += tensor.numel()

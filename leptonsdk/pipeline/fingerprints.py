@@ -25,6 +25,7 @@ _PACKAGES = (
     "numpy",
     "safetensors",
     "compressed-tensors",
+    "bitsandbytes",
 )
 
 

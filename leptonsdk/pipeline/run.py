@@ -239,7 +239,7 @@ class _Execution:
         self.keys[step.name] = self.step_key(step, previous, calibrated, runtime=backend.version())
 
         def work(folder: Path) -> dict[str, Any]:
-            checkpoint = self.checkpoint(previous)
+            checkpoint = self.checkpoint(previous).dequantized()
             context = self.context(step, calibrated)
             artifact = self.guarded(step, context, lambda: backend.export(checkpoint, folder, context))
             artifact.write_manifest()

@@ -9,7 +9,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from leptonsdk.quantization.compressor import QuantizerConfig, RoundToNearest, RoundToNearestConfig
-from leptonsdk.quantization.layers import LinearLayer, layers_to_quantize
+from leptonsdk.quantization.layers import LinearLayer, class_names, layers_to_quantize, tied_layers
+from leptonsdk.quantization.library_layers import refuse_library_layers
 from leptonsdk.quantization.scheme import PRESETS, Scheme, check_fits, fitting_group_sizes, matches
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ __all__ = [
     "RoundToNearestConfig",
     "Scheme",
     "check_fits",
+    "class_names",
     "fitting_group_sizes",
     "integers_by_module",
     "is_compressed",
@@ -34,9 +36,11 @@ __all__ = [
     "load_compressed",
     "matches",
     "quantize",
+    "refuse_library_layers",
     "round_to_nearest",
     "save_compressed",
     "search_scales",
+    "tied_layers",
 ]
 
 _HEAVY = {

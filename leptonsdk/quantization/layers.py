@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from leptonsdk.errors import UsageError
+from leptonsdk.quantization.library_layers import refuse_library_layers
 from leptonsdk.quantization.scheme import Scheme, check_fits, matches
 
 if TYPE_CHECKING:
@@ -70,8 +71,10 @@ def layers_to_quantize(
         done: Names of layers that are quantized already, and are left out.
 
     Raises:
-        UsageError: Nothing is meant; a layer is meant that cannot be stored (``Conv1D``); or groups do not fit.
+        UsageError: Nothing is meant; a layer is meant that cannot be stored (``Conv1D``); groups do not fit; or
+            transformers quantized the model already.
     """
+    refuse_library_layers(model)
     targets, ignore, done = tuple(targets), tuple(ignore), frozenset(done)
     linear, tied = linear_layers(model), tied_layers(model)
     meant, unstorable = [], []

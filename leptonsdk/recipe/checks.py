@@ -160,6 +160,16 @@ def check_order(
             problems.append(source.problem(path, "it needs calibration data", "Add `data.calibration`."))
         for effect in sorted(cls.capabilities.may_not_follow & done.keys()):
             problems.append(source.problem(path, f"it may not follow '{done[effect]}', which {effect} the weights"))
+        if "quantizes" in cls.capabilities.effects and (before := done.get("quantizes")) is not None:
+            earlier = plugins.get("compressor", before).capabilities.formats
+            if not set(earlier) & set(cls.capabilities.formats) and "quantizes" not in cls.capabilities.may_not_follow:
+                problems.append(
+                    source.problem(
+                        path,
+                        f"it may not follow '{before}': {' or '.join(cls.capabilities.formats)} cannot hold what stands in "
+                        f"{' or '.join(earlier)}",
+                    )
+                )
         done.update(dict.fromkeys(cls.capabilities.effects, step.plugin))
     for index, step in enumerate(exports):
         if step is None:
