@@ -77,15 +77,18 @@ def load_model(
     )
 
 
-def save_model(model: Checkpoint, folder: str | Path, *, dtype: torch.dtype | None = None) -> Path:
+def save_model(
+    model: Checkpoint, folder: str | Path, *, dtype: torch.dtype | None = None, format: str = "compressed-tensors"
+) -> Path:
     """Write a Hugging Face folder that plain ``from_pretrained`` loads; quantized weights as compressed-tensors.
 
     Args:
         model: What `load_model` or `quantize_model` gave.
         folder: Made if need be.
         dtype: Of the weights that are not quantized (``torch.float16`` halves them); default: as they are.
+        format: Of those that are: ``compressed-tensors``, or ``gptq`` (transformers needs gptqmodel to load it).
     """
-    return model.save(folder, dtype=dtype)
+    return model.save(folder, dtype=dtype, format=format)
 
 
 def quantize_model(

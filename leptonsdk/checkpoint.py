@@ -19,14 +19,15 @@ import transformers
 from transformers import AutoConfig, AutoFeatureExtractor, AutoImageProcessor, AutoProcessor, AutoTokenizer
 
 from leptonsdk.artifact import sha256
-from leptonsdk.errors import CheckpointError, first_line
+from leptonsdk.errors import CheckpointError, UsageError, did_you_mean, first_line
 from leptonsdk.quantization.formats import (
     dtype_name,
-    is_compressed,
     load_compressed,
+    quantization_section,
     rename_dtype,
     save_compressed,
 )
+from leptonsdk.quantization.formats_gptq import load_gptq, save_gptq
 from leptonsdk.quantization.formats_names import integers_by_module
 from leptonsdk.quantization.tensor import QuantizedTensor
 from leptonsdk.references import Reference, locate_model, task_of_architecture
@@ -40,6 +41,9 @@ COMPANIONS = (
     "LICENSE",
     "LICENSE.txt",
 )
+# Formats of quantized weights, by their ``quant_method``.
+WRITERS = {"compressed-tensors": save_compressed, "gptq": save_gptq}
+READERS = {"compressed-tensors": load_compressed, "gptq": load_gptq}
 _VISION_TASKS = frozenset({"image-classification", "object-detection", "image-segmentation", "semantic-segmentation"})
 _SPEECH_TASKS = frozenset({"audio-classification"})
 _BOTH_TASKS = frozenset({"automatic-speech-recognition", "image-to-text"})
@@ -83,21 +87,25 @@ class Checkpoint:
         """A copy with some attributes changed."""
         return dataclasses.replace(self, **changes)
 
-    def save(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> Path:
+    def save(self, folder: str | Path, *, dtype: torch.dtype | None = None, format: str = "compressed-tensors") -> Path:
         """Write a Hugging Face folder that plain ``from_pretrained`` loads.
 
         Args:
             folder: Made if need be.
             dtype: Of the weights that are not quantized; default: what they had at their source where that loses
                 nothing (fp16 weights that were widened and left as they were), else the model's own.
+            format: Of the weights that are quantized: ``compressed-tensors``, or ``gptq``, which more runtimes read, but
+                transformers only with gptqmodel installed, and whose scales are rounded to fp16.
         """
+        if format not in WRITERS:
+            raise UsageError(f"unknown format '{format}'", hint=did_you_mean(format, WRITERS))
         folder = Path(folder)
         dtype = dtype or self._lossless_dtype()
         if folder.is_file():
             raise CheckpointError("there is a file of that name", where=str(folder))
         folder.mkdir(parents=True, exist_ok=True)
-        if self.quantized:
-            save_compressed(self.model, self.quantized, folder, save_dtype=dtype)
+        if self.quantized or format != "compressed-tensors":
+            WRITERS[format](self.model, self.quantized, folder, save_dtype=dtype)
         elif dtype is None or dtype == self.model.dtype:
             self.model.save_pretrained(folder)
         else:
@@ -190,9 +198,9 @@ def _load_model(
     auto_class = model_class_for(task)
     quantized: Mapping[str, QuantizedTensor] = {}
     try:
-        if is_compressed(config):
+        if (method := quantization_section(config).get("quant_method")) in READERS:
             # The integers are read as they are: transformers would keep them in layers of its own.
-            state, quantized = load_compressed(folder, dtype=dtype)
+            state, quantized = READERS[method](folder, dtype=dtype)
             del config.quantization_config
             model_class = type(auto_class.from_config(config, **options))
             model, report = model_class.from_pretrained(

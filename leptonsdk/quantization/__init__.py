@@ -14,6 +14,7 @@ from leptonsdk.quantization.scheme import PRESETS, Scheme, check_fits, fitting_g
 
 if TYPE_CHECKING:
     from leptonsdk.quantization.formats import is_compressed, load_compressed, save_compressed
+    from leptonsdk.quantization.formats_gptq import load_gptq, save_gptq
     from leptonsdk.quantization.formats_names import integers_by_module
     from leptonsdk.quantization.rtn import quantize, round_to_nearest, search_scales
     from leptonsdk.quantization.tensor import QuantizedTensor
@@ -31,10 +32,12 @@ __all__ = [
     "is_compressed",
     "layers_to_quantize",
     "load_compressed",
+    "load_gptq",
     "matches",
     "quantize",
     "round_to_nearest",
     "save_compressed",
+    "save_gptq",
     "search_scales",
 ]
 
@@ -43,9 +46,11 @@ _HEAVY = {
     "integers_by_module": "formats_names",
     "is_compressed": "formats",
     "load_compressed": "formats",
+    "load_gptq": "formats_gptq",
     "quantize": "rtn",
     "round_to_nearest": "rtn",
     "save_compressed": "formats",
+    "save_gptq": "formats_gptq",
     "search_scales": "rtn",
 }
 
