@@ -74,10 +74,12 @@ def save_gptq(
 
 def gptq_section(model: Any, quantized: Mapping[str, QuantizedTensor]) -> dict[str, Any]:
     """The ``quantization_config`` for config.json; `CheckpointError` for a model that readers would not load right."""
-    if model.main_input_name != "input_ids":
+    what = f"and {type(model).__name__} reads {model.main_input_name}" if model.main_input_name != "input_ids" else ""
+    if getattr(model.config, "is_encoder_decoder", False):
+        what = f"without a decoder of their own, and {type(model).__name__} has one"  # T5 looks for the weights
+    if what:
         raise CheckpointError(
-            f"transformers loads the gptq format for text models only, and {type(model).__name__} reads {model.main_input_name}",
-            hint="save as compressed-tensors",
+            f"transformers loads the gptq format for text models only, {what}", hint="save as compressed-tensors"
         )
     schemes = {tensor.scheme for tensor in quantized.values()}
     if len(schemes) > 1:
@@ -88,7 +90,10 @@ def gptq_section(model: Any, quantized: Mapping[str, QuantizedTensor]) -> dict[s
     (scheme,) = schemes
     block, modules = _blocks(model, quantized)
     floats = [name for name in linear_layers(model) if name.startswith(block) and name not in quantized]
+    # On CPUs, GPTQModel (7.7) takes a kernel for 4 bits which drops zero points and fails on rows of most lengths.
+    wrong_kernel = scheme.num_bits == 4 and not (scheme.symmetric and scheme.group_size)
     return {
+        **({"backend": "torch"} if wrong_kernel else {}),
         **({"dynamic": {f"-:^{re.escape(name)}$": {} for name in floats}} if floats else {}),
         "quant_method": METHOD,
         "checkpoint_format": FORMATS[0],

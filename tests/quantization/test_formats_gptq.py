@@ -61,6 +61,11 @@ def vit() -> Any:
     return transformers.ViTForImageClassification(transformers.ViTConfig(image_size=32, patch_size=8, **SIZES))
 
 
+def t5() -> Any:
+    sizes = {"d_model": 64, "d_kv": 16, "d_ff": 128, "num_layers": 1, "num_heads": 4}
+    return transformers.T5ForConditionalGeneration(transformers.T5Config(vocab_size=97, **sizes))
+
+
 def make(bits: int, symmetric: bool = True, group: int | None = 32) -> Scheme:
     strategy = "channel" if group is None else "group"
     return Scheme(num_bits=bits, symmetric=symmetric, strategy=strategy, group_size=group)
@@ -181,6 +186,14 @@ def test_the_public_call_writes_it_on_request_only(tmp_path: Path, llama_folder:
         lepton.save_model(lepton.load_model(llama_folder), tmp_path / "d", format="gptq")
 
 
+def test_a_kernel_that_would_drop_zero_points_is_avoided(tmp_path: Path) -> None:
+    for i, (scheme, backend) in enumerate([(make(4), None), (make(4, False), "torch"), (make(3, False), None)]):
+        model = llama()
+        save_gptq(model, quantize(model, scheme), tmp_path / str(i))
+        section = json.loads((tmp_path / str(i) / "config.json").read_text())["quantization_config"]
+        assert section.get("backend") == backend
+
+
 def test_the_config_tells_each_reader_which_layers_are_quantized(tmp_path: Path) -> None:
     model = llama()
     save_gptq(model, quantize(model, make(4)), tmp_path / "all")
@@ -203,7 +216,8 @@ def test_the_config_tells_each_reader_which_layers_are_quantized(tmp_path: Path)
         (llama, make(5), r"layer 'model\.layers\.0\.self_attn\.q_proj': .*cannot store W5A16 group 32"),
         (llama, Scheme(num_bits=4, strategy="tensor"), "by group or by channel"),
         (lambda: llama(intermediate_size=136), make(3, group=None), r"multiples of 32, not \[136, 64\]"),
-        (vit, make(4), "text models only"),
+        (vit, make(4), "text models only, and ViTForImageClassification reads pixel_values"),
+        (t5, make(4), "text models only, without a decoder of their own"),
     ],
 )
 def test_what_the_format_has_no_place_for_is_named(
@@ -300,7 +314,9 @@ json.dump([difference, [k for k, v in report.items() if v]], open(sys.argv[2], "
 
 
 @pytest.mark.skipif(find_spec("gptqmodel") is None, reason="transformers loads the format with gptqmodel only")
-@pytest.mark.parametrize("scheme", [make(4), make(4, False), make(3), make(8, group=None), make(2, False)], ids=str)
+@pytest.mark.parametrize(
+    "scheme", [make(4), make(4, False, None), make(3), make(8, group=None), make(2, False)], ids=str
+)
 def test_a_process_without_leptonsdk_computes_the_same(scheme: Scheme, tmp_path: Path) -> None:
     model = llama()
     stored = save_gptq(model, quantize(model, scheme, ("lm_head", r"re:.*\.1\..*v_proj")), tmp_path)
