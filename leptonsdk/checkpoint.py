@@ -27,9 +27,12 @@ from leptonsdk.quantization.formats import (
     rename_dtype,
     save_compressed,
 )
+from leptonsdk.quantization.formats_codebooks import load_codebooks, save_codebooks
 from leptonsdk.quantization.formats_gptq import load_gptq, save_gptq
 from leptonsdk.quantization.formats_names import integers_by_module
+from leptonsdk.quantization.scheme_codebooks import SIDECAR
 from leptonsdk.quantization.tensor import QuantizedTensor
+from leptonsdk.quantization.tensor_codebook import AnyTensor
 from leptonsdk.references import Reference, locate_model, task_of_architecture
 
 # Small files beside a model that belong to it: how sentence-transformers pools, and under which terms it may be used.
@@ -72,7 +75,7 @@ class Checkpoint:
         processor: Tokenizer, image processor, feature extractor, or all in one; None when the folder has none.
         task: The Hub's task name.
         source: Provenance.
-        quantized: Integers by module name, for the weights that are quantized.
+        quantized: Integers, or indices into codebooks, by module name, for the weights that are quantized.
         companions: Small files that travel along, by relative path.
     """
 
@@ -80,7 +83,7 @@ class Checkpoint:
     processor: Any
     task: str
     source: Source
-    quantized: Mapping[str, QuantizedTensor] = field(default_factory=dict)
+    quantized: Mapping[str, AnyTensor] = field(default_factory=dict)
     companions: Mapping[str, bytes] = field(default_factory=dict)
 
     def replace(self, **changes: Any) -> Checkpoint:
@@ -95,7 +98,8 @@ class Checkpoint:
             dtype: Of the weights that are not quantized; default: what they had at their source where that loses
                 nothing (fp16 weights that were widened and left as they were), else the model's own.
             format: Of the weights that are quantized: ``compressed-tensors``, or ``gptq``, which more runtimes read, but
-                transformers only with gptqmodel installed, and whose scales are rounded to fp16.
+                transformers only with gptqmodel installed, and whose scales are rounded to fp16. Weights with codebooks,
+                for which there is no common format, are written as floats, and their codebooks in a file beside them.
         """
         if format not in WRITERS:
             raise UsageError(f"unknown format '{format}'", hint=did_you_mean(format, WRITERS))
@@ -104,8 +108,14 @@ class Checkpoint:
         if folder.is_file():
             raise CheckpointError("there is a file of that name", where=str(folder))
         folder.mkdir(parents=True, exist_ok=True)
-        if self.quantized or format != "compressed-tensors":
-            WRITERS[format](self.model, self.quantized, folder, save_dtype=dtype)
+        uniform = {name: tensor for name, tensor in self.quantized.items() if isinstance(tensor, QuantizedTensor)}
+        (folder / SIDECAR).unlink(missing_ok=True)
+        if len(uniform) < len(self.quantized):
+            if format != "compressed-tensors":
+                raise CheckpointError(f"the {format} format has no place for codebooks", hint="use a uniform scheme")
+            save_codebooks(self.model, self.quantized, folder, save_dtype=dtype)
+        elif uniform or format != "compressed-tensors":
+            WRITERS[format](self.model, uniform, folder, save_dtype=dtype)
         elif dtype is None or dtype == self.model.dtype:
             self.model.save_pretrained(folder)
         else:
@@ -194,19 +204,19 @@ def load_checkpoint(
 
 def _load_model(
     folder: Path, config: Any, task: str, dtype: torch.dtype, options: Mapping[str, Any], located: Reference
-) -> tuple[Any, Mapping[str, QuantizedTensor]]:
+) -> tuple[Any, Mapping[str, AnyTensor]]:
     auto_class = model_class_for(task)
-    quantized: Mapping[str, QuantizedTensor] = {}
+    quantized: Mapping[str, AnyTensor] = {}
     try:
         if (method := quantization_section(config).get("quant_method")) in READERS:
             # The integers are read as they are: transformers would keep them in layers of its own.
-            state, quantized = READERS[method](folder, dtype=dtype)
+            state, integers = READERS[method](folder, dtype=dtype)
             del config.quantization_config
             model_class = type(auto_class.from_config(config, **options))
             model, report = model_class.from_pretrained(
                 None, config=config, state_dict=state, dtype=dtype, output_loading_info=True
             )
-            quantized = integers_by_module(model, quantized)
+            quantized = integers_by_module(model, integers)
         else:
             model, report = auto_class.from_pretrained(
                 folder, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
@@ -219,7 +229,7 @@ def _load_model(
             )
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"cannot be loaded for {task}: {first_line(error)}", where=located.name) from error
-    return model, quantized
+    return model, {**quantized, **load_codebooks(folder, model)}
 
 
 def model_class_for(task: str) -> Any:

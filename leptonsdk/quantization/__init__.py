@@ -11,37 +11,52 @@ from typing import TYPE_CHECKING, Any
 from leptonsdk.quantization.compressor import RoundToNearest, RoundToNearestConfig
 from leptonsdk.quantization.layers import LinearLayer, layers_to_quantize
 from leptonsdk.quantization.scheme import PRESETS, Scheme, check_fits, fitting_group_sizes, matches
+from leptonsdk.quantization.scheme_codebooks import CODEBOOK_PRESETS, CodebookScheme, resolve_scheme
 
 if TYPE_CHECKING:
+    from leptonsdk.quantization.codebooks import fit_codebook
     from leptonsdk.quantization.formats import is_compressed, load_compressed, save_compressed
+    from leptonsdk.quantization.formats_codebooks import load_codebooks, save_codebooks
     from leptonsdk.quantization.formats_gptq import load_gptq, save_gptq
     from leptonsdk.quantization.formats_names import integers_by_module
     from leptonsdk.quantization.rtn import quantize, round_to_nearest, search_scales
     from leptonsdk.quantization.tensor import QuantizedTensor
+    from leptonsdk.quantization.tensor_codebook import CodebookTensor
 
 __all__ = [
+    "CODEBOOK_PRESETS",
     "PRESETS",
+    "CodebookScheme",
+    "CodebookTensor",
     "LinearLayer",
     "QuantizedTensor",
     "RoundToNearest",
     "RoundToNearestConfig",
     "Scheme",
     "check_fits",
+    "fit_codebook",
     "fitting_group_sizes",
     "integers_by_module",
     "is_compressed",
     "layers_to_quantize",
+    "load_codebooks",
     "load_compressed",
     "load_gptq",
     "matches",
     "quantize",
+    "resolve_scheme",
     "round_to_nearest",
+    "save_codebooks",
     "save_compressed",
     "save_gptq",
     "search_scales",
 ]
 
 _HEAVY = {
+    "CodebookTensor": "tensor_codebook",
+    "fit_codebook": "codebooks",
+    "load_codebooks": "formats_codebooks",
+    "save_codebooks": "formats_codebooks",
     "QuantizedTensor": "tensor",
     "integers_by_module": "formats_names",
     "is_compressed": "formats",

@@ -11,17 +11,20 @@ from leptonsdk.errors import UsageError
 from leptonsdk.hooks.capabilities import Capabilities
 from leptonsdk.hooks.classes import PluginConfig, PostTrainingCompressor, StepContext
 from leptonsdk.quantization.scheme import PRESETS, Scheme
+from leptonsdk.quantization.scheme_codebooks import CODEBOOK_PRESETS, CodebookScheme, resolve_scheme
 
 if TYPE_CHECKING:
     from leptonsdk.checkpoint import Checkpoint
+    from leptonsdk.quantization.tensor_codebook import AnyTensor
 
 
 class RoundToNearestConfig(PluginConfig):
     """What to quantize, and to what: a ``scheme``, or ``bit_width`` with ``group_size`` and ``symmetric``."""
 
-    scheme: str | Scheme | None = Field(
+    scheme: str | Scheme | CodebookScheme | None = Field(
         None,
-        description="Preset (W8A16, W4A16, W4A16_ASYM, W3A16, W2A16) or its fields: num_bits, strategy, group_size",
+        description="Preset (W8A16, W4A16, W4A16_ASYM, W3A16, W2A16; KMEANS4, KMEANS3, NF4) or its fields: num_bits, "
+        "strategy, group_size, and codebook (kmeans, nf4) for values that are not at equal steps",
     )
     bit_width: int | None = Field(None, description="Bits per weight, 2 to 8, instead of a scheme")
     group_size: int | None = Field(
@@ -49,15 +52,15 @@ class RoundToNearestConfig(PluginConfig):
             raise ValueError(str(error)) from error
         return self
 
-    def resolve(self) -> Scheme:
+    def resolve(self) -> Scheme | CodebookScheme:
         """The scheme meant."""
-        return Scheme.resolve(
+        return resolve_scheme(
             self.scheme, bit_width=self.bit_width, group_size=self.group_size, symmetric=self.symmetric
         )
 
 
 class RoundToNearest(PostTrainingCompressor[RoundToNearestConfig]):
-    """Rounds each weight to the nearest of its integers; scales are chosen for the least squared error.
+    """Rounds each weight to the nearest of its integers; scales, or codebooks, are chosen for the least squared error.
 
     Layers that an earlier step quantized stay as they are, so that two steps make a mixed scheme: first the special
     layers by name, then the rest.
@@ -71,10 +74,10 @@ class RoundToNearest(PostTrainingCompressor[RoundToNearestConfig]):
         preserves_zeros=True,
         preserves_shapes=True,
         quantizes=frozenset({"linear"}),
-        schemes=tuple(PRESETS),
+        schemes=(*PRESETS, *CODEBOOK_PRESETS),
         deterministic=True,
         devices=("cpu", "cuda"),
-        formats=("compressed-tensors",),
+        formats=("compressed-tensors", "gptq", "safetensors"),
     )
 
     def compress(self, checkpoint: Checkpoint, context: StepContext) -> Checkpoint:
@@ -87,6 +90,7 @@ class RoundToNearest(PostTrainingCompressor[RoundToNearestConfig]):
 
         import torch
 
+        from leptonsdk.quantization.codebooks import fit_codebook
         from leptonsdk.quantization.layers import layers_to_quantize
         from leptonsdk.quantization.rtn import round_to_nearest
 
@@ -101,13 +105,15 @@ class RoundToNearest(PostTrainingCompressor[RoundToNearestConfig]):
         with torch.no_grad():
             for done, layer in enumerate(layers):
                 context.progress(done, len(layers), layer.name)
+                weight = layer.weight.to(context.device)
+                tensor: AnyTensor
                 try:
-                    tensor = round_to_nearest(
-                        layer.weight.to(context.device),
-                        scheme,
-                        observer=config.observer,
-                        negative_scales=config.negative_scales,
-                    )
+                    if isinstance(scheme, CodebookScheme):
+                        tensor = fit_codebook(weight, scheme)
+                    else:
+                        tensor = round_to_nearest(
+                            weight, scheme, observer=config.observer, negative_scales=config.negative_scales
+                        )
                 except UsageError as error:
                     raise UsageError(error.message, where=f"layer '{layer.name}'", hint=error.hint) from error
                 quantized[layer.name] = tensor.to("cpu")

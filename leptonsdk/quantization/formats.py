@@ -21,6 +21,7 @@ from leptonsdk.quantization.formats_names import agrees
 from leptonsdk.quantization.layers import linear_layers, tied_layers
 from leptonsdk.quantization.scheme import Scheme, match_pattern
 from leptonsdk.quantization.tensor import QuantizedTensor
+from leptonsdk.quantization.tensor_codebook import AnyTensor
 from leptonsdk.quantization.tensor_packing import PACKED, fits_packed, pack, unpack
 
 METHOD = "compressed-tensors"
@@ -110,7 +111,7 @@ def save_compressed(
             transformers could not load them.
     """
     check_layers(model, quantized)
-    _check_schemes(model, quantized)
+    check_schemes(model, quantized)
     dtype_of = saved_dtypes(model, quantized, save_dtype)
     stored = {name: tensor.cast(dtype_of[name] or tensor.scale.dtype) for name, tensor in quantized.items()}
     packed = {name: pack(tensor) for name, tensor in stored.items()}
@@ -133,14 +134,14 @@ def saved_dtypes(model: Any, quantized: Iterable[str], save_dtype: torch.dtype |
 def write_folder(
     model: Any,
     packed: Mapping[str, Mapping[str, Tensor]],
-    section: Mapping[str, Any],
+    section: Mapping[str, Any] | None,
     folder: str | Path,
     dtype_of: Mapping[str, torch.dtype | None],
     *,
     save_dtype: torch.dtype | None,
     max_shard_size: int | str,
 ) -> None:
-    """Write a transformers folder whose quantized layers are ``packed`` (tensors by name, by layer), described by ``section``."""
+    """Write a transformers folder whose quantized layers are ``packed`` (tensors by name, by layer), as ``section`` says."""
     state = _cast_state(model, packed, dtype_of)
     for name, tensors in packed.items():
         state.update({f"{name}.{key}": value for key, value in tensors.items()})
@@ -153,11 +154,13 @@ def write_folder(
     config = json.loads(path.read_text(encoding="utf-8"))
     if save_dtype is not None:
         rename_dtype(config, dtype_name(model.dtype), dtype_name(save_dtype))
-    config["quantization_config"] = dict(section)
+    if section is not None:
+        config["quantization_config"] = dict(section)
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def _check_schemes(model: Any, quantized: Mapping[str, QuantizedTensor]) -> None:
+def check_schemes(model: Any, quantized: Mapping[str, QuantizedTensor]) -> None:
+    """Check that transformers can load the schemes of all layers together."""
     if len(schemes := {tensor.scheme for tensor in quantized.values()}) > 1:
         # See `quantization_config`: these need transformers' `dequantize`, which knows one scheme only.
         packed_zeros = any(not scheme.symmetric and scheme.strategy != "tensor" for scheme in schemes)
@@ -169,7 +172,7 @@ def _check_schemes(model: Any, quantized: Mapping[str, QuantizedTensor]) -> None
             )
 
 
-def check_layers(model: Any, quantized: Mapping[str, QuantizedTensor]) -> None:
+def check_layers(model: Any, quantized: Mapping[str, AnyTensor]) -> None:
     """Check that every quantized layer is there, can be stored, and still has the weight that its integers say."""
     if not quantized:
         raise CheckpointError("no layer is quantized", hint="save it with save_pretrained")
