@@ -47,9 +47,11 @@ class RoundToNearestConfig(PluginConfig):
     @model_validator(mode="after")
     def _scheme_exists(self) -> Self:
         try:
-            self.resolve()
+            scheme = self.resolve()
         except UsageError as error:
             raise ValueError(str(error)) from error
+        if isinstance(scheme, CodebookScheme) and (self.observer != "mse" or self.negative_scales is not None):
+            raise ValueError("observer and negative_scales belong to schemes of equal steps, not to codebooks")
         return self
 
     def resolve(self) -> Scheme | CodebookScheme:
