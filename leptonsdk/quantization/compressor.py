@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from leptonsdk.errors import UsageError
 from leptonsdk.hooks.capabilities import Capabilities
@@ -18,10 +18,29 @@ if TYPE_CHECKING:
     from leptonsdk.quantization.tensor_codebook import AnyTensor
 
 
+def _kind(scheme: Any) -> str | None:
+    if isinstance(scheme, str):
+        return "name"
+    if isinstance(scheme, CodebookScheme) or (isinstance(scheme, Mapping) and "codebook" in scheme):
+        return "codebook"
+    return "integers" if isinstance(scheme, Mapping | Scheme) else None
+
+
+# Chosen by what is there, so that an error tells about one kind and not about all.
+AnyScheme = Annotated[
+    Annotated[str, Tag("name")] | Annotated[Scheme, Tag("integers")] | Annotated[CodebookScheme, Tag("codebook")],
+    Discriminator(
+        _kind,
+        custom_error_type="scheme",
+        custom_error_message="neither a scheme's name nor its fields",
+    ),
+]
+
+
 class RoundToNearestConfig(PluginConfig):
     """What to quantize, and to what: a ``scheme``, or ``bit_width`` with ``group_size`` and ``symmetric``."""
 
-    scheme: str | Scheme | CodebookScheme | None = Field(
+    scheme: AnyScheme | None = Field(
         None,
         description="Preset (W8A16, W4A16, W4A16_ASYM, W3A16, W2A16; KMEANS4, KMEANS3, NF4) or its fields: num_bits, "
         "strategy, group_size, and codebook (kmeans, nf4) for values that are not at equal steps",
