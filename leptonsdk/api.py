@@ -77,15 +77,18 @@ def load_model(
     )
 
 
-def save_model(model: Checkpoint, folder: str | Path, *, dtype: torch.dtype | None = None) -> Path:
+def save_model(
+    model: Checkpoint, folder: str | Path, *, dtype: torch.dtype | None = None, format: str = "compressed-tensors"
+) -> Path:
     """Write a Hugging Face folder that plain ``from_pretrained`` loads; quantized weights as compressed-tensors.
 
     Args:
         model: What `load_model` or `quantize_model` gave.
         folder: Made if need be.
         dtype: Of the weights that are not quantized (``torch.float16`` halves them); default: as they are.
+        format: Of those that are: ``compressed-tensors``, or ``gptq`` (transformers needs gptqmodel to load it).
     """
-    return model.save(folder, dtype=dtype)
+    return model.save(folder, dtype=dtype, format=format)
 
 
 def quantize_model(
@@ -103,14 +106,16 @@ def quantize_model(
     Args:
         model: A checkpoint, a transformers model, or a reference as `load_model` takes it. It is left as it is.
         bit_width: Bits per weight, 8 unless a scheme is given.
-        scheme: A preset (``W8A16``, ``W4A16`` …) or its fields, instead of a bit width.
+        scheme: A preset (``W8A16``, ``W4A16`` …; ``KMEANS4``, ``KMEANS3``, ``NF4``: values not at equal steps) or its
+            fields, instead of a bit width.
         group_size: Weights in a row that share a scale; -1: the whole row. Default: the row for 8 bits, 128 for fewer.
         symmetric: Without zero points (the default).
         targets: Layers to quantize: class names, module names, or ``re:`` patterns.
         ignore: Layers to leave.
 
     Returns:
-        A checkpoint whose model computes with the quantized numbers and which `save_model` writes packed.
+        A checkpoint whose model computes with the quantized numbers and which `save_model` writes packed (codebooks: as
+        floats, with indices and codebooks in a file beside them).
 
     Raises:
         UsageError: The scheme does not exist or does not fit the layers; names the layers and the sizes that fit.

@@ -20,15 +20,16 @@ import transformers
 from transformers import AutoConfig, AutoFeatureExtractor, AutoImageProcessor, AutoProcessor, AutoTokenizer
 
 from leptonsdk.artifact import sha256
-from leptonsdk.errors import CheckpointError, first_line
+from leptonsdk.errors import CheckpointError, UsageError, did_you_mean, first_line
 from leptonsdk.quantization.formats import (
     dtype_name,
-    is_compressed,
     load_compressed,
     quantization_section,
     rename_dtype,
     save_compressed,
 )
+from leptonsdk.quantization.formats_codebooks import load_codebooks, save_codebooks
+from leptonsdk.quantization.formats_gptq import load_gptq, save_gptq
 from leptonsdk.quantization.formats_names import integers_by_module
 from leptonsdk.quantization.library_layers import (
     BITSANDBYTES,
@@ -40,7 +41,9 @@ from leptonsdk.quantization.library_layers import (
     saved_state,
     saving,
 )
+from leptonsdk.quantization.scheme_codebooks import SIDECAR
 from leptonsdk.quantization.tensor import QuantizedTensor
+from leptonsdk.quantization.tensor_codebook import AnyTensor
 from leptonsdk.references import Reference, locate_model, task_of_architecture
 
 # Small files beside a model that belong to it: how sentence-transformers pools, and under which terms it may be used.
@@ -52,6 +55,9 @@ COMPANIONS = (
     "LICENSE",
     "LICENSE.txt",
 )
+# Formats of quantized weights, by their ``quant_method``.
+WRITERS = {"compressed-tensors": save_compressed, "gptq": save_gptq}
+READERS = {"compressed-tensors": load_compressed, "gptq": load_gptq}
 _VISION_TASKS = frozenset({"image-classification", "object-detection", "image-segmentation", "semantic-segmentation"})
 _SPEECH_TASKS = frozenset({"audio-classification"})
 _BOTH_TASKS = frozenset({"automatic-speech-recognition", "image-to-text"})
@@ -80,7 +86,7 @@ class Checkpoint:
         processor: Tokenizer, image processor, feature extractor, or all in one; None when the folder has none.
         task: The Hub's task name.
         source: Provenance.
-        quantized: Integers by module name, for the weights that are quantized.
+        quantized: Integers, or indices into codebooks, by module name, for the weights that are quantized.
         companions: Small files that travel along, by relative path.
     """
 
@@ -88,7 +94,7 @@ class Checkpoint:
     processor: Any
     task: str
     source: Source
-    quantized: Mapping[str, QuantizedTensor] = field(default_factory=dict)
+    quantized: Mapping[str, AnyTensor] = field(default_factory=dict)
     companions: Mapping[str, bytes] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -102,14 +108,19 @@ class Checkpoint:
         """A copy with some attributes changed."""
         return dataclasses.replace(self, **changes)
 
-    def save(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> Path:
+    def save(self, folder: str | Path, *, dtype: torch.dtype | None = None, format: str = "compressed-tensors") -> Path:
         """Write a Hugging Face folder that plain ``from_pretrained`` loads.
 
         Args:
             folder: Made if need be.
             dtype: Of the weights that are not quantized; default: what they had at their source where that loses
                 nothing (fp16 weights that were widened and left as they were), else the model's own.
+            format: Of the weights that are quantized: ``compressed-tensors``, or ``gptq``, which more runtimes read, but
+                transformers only with gptqmodel installed, and whose scales are rounded to fp16. Weights with codebooks,
+                for which there is no common format, are written as floats, and their codebooks in a file beside them.
         """
+        if format not in WRITERS:
+            raise UsageError(f"unknown format '{format}'", hint=did_you_mean(format, WRITERS))
         folder = Path(folder)
         dtype = dtype or self._lossless_dtype()
         if dtype is not None and library_method(self.model) not in (None, BITSANDBYTES):
@@ -118,8 +129,14 @@ class Checkpoint:
             raise CheckpointError("there is a file of that name", where=str(folder))
         folder.mkdir(parents=True, exist_ok=True)
         own = {key: getattr(self.model.config, key, None) for key in ("dtype", "architectures")}
-        if self.quantized:
-            save_compressed(self.model, self.quantized, folder, save_dtype=dtype)
+        uniform = {name: tensor for name, tensor in self.quantized.items() if isinstance(tensor, QuantizedTensor)}
+        (folder / SIDECAR).unlink(missing_ok=True)
+        if len(uniform) < len(self.quantized):
+            if format != "compressed-tensors":
+                raise CheckpointError(f"the {format} format has no place for codebooks", hint="use a uniform scheme")
+            save_codebooks(self.model, self.quantized, folder, save_dtype=dtype)
+        elif uniform or format != "compressed-tensors":
+            WRITERS[format](self.model, uniform, folder, save_dtype=dtype)
         elif dtype is None or dtype == self.model.dtype:
             self.model.save_pretrained(folder)
         else:
@@ -224,20 +241,20 @@ def _load_model(
     device: str,
     options: Mapping[str, Any],
     located: Reference,
-) -> tuple[Any, Mapping[str, QuantizedTensor]]:
+) -> tuple[Any, Mapping[str, AnyTensor]]:
     auto_class = model_class_for(task)
-    quantized: Mapping[str, QuantizedTensor] = {}
+    quantized: Mapping[str, AnyTensor] = {}
     section = quantization_section(config)
     try:
-        if is_compressed(config):
+        if (method := quantization_section(config).get("quant_method")) in READERS:
             # The integers are read as they are: transformers would keep them in layers of its own.
-            state, quantized = load_compressed(folder, dtype=dtype)
+            state, integers = READERS[method](folder, dtype=dtype)
             del config.quantization_config
             model_class = type(auto_class.from_config(config, **options))
             model, report = model_class.from_pretrained(
                 None, config=config, state_dict=state, dtype=dtype, output_loading_info=True
             )
-            quantized = integers_by_module(model, quantized)
+            quantized = integers_by_module(model, integers)
         else:
             if section:
                 options = {**options, "device_map": {"": torch.device(device)}}  # where its layers are put together
@@ -259,7 +276,7 @@ def _load_model(
         raise CheckpointError(message, where=located.name, hint=hint) from error
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"cannot be loaded for {task}: {first_line(error)}", where=located.name) from error
-    return model, quantized
+    return model, {**quantized, **load_codebooks(folder, model)}
 
 
 def model_class_for(task: str) -> Any:

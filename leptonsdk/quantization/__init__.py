@@ -12,15 +12,23 @@ from leptonsdk.quantization.compressor import QuantizerConfig, RoundToNearest, R
 from leptonsdk.quantization.layers import LinearLayer, class_names, layers_to_quantize, tied_layers
 from leptonsdk.quantization.library_layers import refuse_library_layers
 from leptonsdk.quantization.scheme import PRESETS, Scheme, check_fits, fitting_group_sizes, matches
+from leptonsdk.quantization.scheme_codebooks import CODEBOOK_PRESETS, CodebookScheme, resolve_scheme
 
 if TYPE_CHECKING:
+    from leptonsdk.quantization.codebooks import fit_codebook
     from leptonsdk.quantization.formats import is_compressed, load_compressed, save_compressed
+    from leptonsdk.quantization.formats_codebooks import load_codebooks, save_codebooks
+    from leptonsdk.quantization.formats_gptq import load_gptq, save_gptq
     from leptonsdk.quantization.formats_names import integers_by_module
     from leptonsdk.quantization.rtn import quantize, round_to_nearest, search_scales
     from leptonsdk.quantization.tensor import QuantizedTensor
+    from leptonsdk.quantization.tensor_codebook import CodebookTensor
 
 __all__ = [
+    "CODEBOOK_PRESETS",
     "PRESETS",
+    "CodebookScheme",
+    "CodebookTensor",
     "LinearLayer",
     "QuantizedTensor",
     "QuantizerConfig",
@@ -29,28 +37,40 @@ __all__ = [
     "Scheme",
     "check_fits",
     "class_names",
+    "fit_codebook",
     "fitting_group_sizes",
     "integers_by_module",
     "is_compressed",
     "layers_to_quantize",
+    "load_codebooks",
     "load_compressed",
+    "load_gptq",
     "matches",
     "quantize",
     "refuse_library_layers",
+    "resolve_scheme",
     "round_to_nearest",
+    "save_codebooks",
     "save_compressed",
+    "save_gptq",
     "search_scales",
     "tied_layers",
 ]
 
 _HEAVY = {
+    "CodebookTensor": "tensor_codebook",
+    "fit_codebook": "codebooks",
+    "load_codebooks": "formats_codebooks",
+    "save_codebooks": "formats_codebooks",
     "QuantizedTensor": "tensor",
     "integers_by_module": "formats_names",
     "is_compressed": "formats",
     "load_compressed": "formats",
+    "load_gptq": "formats_gptq",
     "quantize": "rtn",
     "round_to_nearest": "rtn",
     "save_compressed": "formats",
+    "save_gptq": "formats_gptq",
     "search_scales": "rtn",
 }
 

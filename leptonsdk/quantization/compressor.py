@@ -3,26 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from leptonsdk.errors import UsageError
 from leptonsdk.hooks.capabilities import Capabilities
 from leptonsdk.hooks.classes import PluginConfig, PostTrainingCompressor, StepContext
 from leptonsdk.quantization.scheme import PRESETS, Scheme
+from leptonsdk.quantization.scheme_codebooks import CODEBOOK_PRESETS, CodebookScheme, resolve_scheme
 
 if TYPE_CHECKING:
     from leptonsdk.checkpoint import Checkpoint
+    from leptonsdk.quantization.tensor_codebook import AnyTensor
 
 
-class QuantizerConfig(PluginConfig):
-    """What to quantize, and to what: a ``scheme``, or ``bit_width`` with ``group_size`` and ``symmetric``."""
+def _kind(scheme: Any) -> str | None:
+    if isinstance(scheme, str):
+        return "name"
+    if isinstance(scheme, CodebookScheme) or (isinstance(scheme, Mapping) and "codebook" in scheme):
+        return "codebook"
+    return "integers" if isinstance(scheme, Mapping | Scheme) else None
 
-    scheme: str | Scheme | None = Field(
-        None,
-        description="Preset (W8A16, W4A16, W4A16_ASYM, W3A16, W2A16) or its fields: num_bits, strategy, group_size",
-    )
+
+# Chosen by what is there, so that an error tells about one kind and not about all.
+AnyScheme = Annotated[
+    Annotated[str, Tag("name")] | Annotated[Scheme, Tag("integers")] | Annotated[CodebookScheme, Tag("codebook")],
+    Discriminator(
+        _kind,
+        custom_error_type="scheme",
+        custom_error_message="neither a scheme's name nor its fields",
+    ),
+]
+
+
+class LayerChoice(PluginConfig):
+    """Which layers to quantize, and a scheme in short: ``bit_width`` with ``group_size`` and ``symmetric``."""
+
     bit_width: int | None = Field(None, description="Bits per weight, 2 to 8, instead of a scheme")
     group_size: int | None = Field(
         None, description="Weights in a row that share a scale; -1: the row. Default: the row for 8 bits, 128 for fewer"
@@ -34,6 +51,7 @@ class QuantizerConfig(PluginConfig):
     ignore: tuple[str, ...] = Field(
         ("lm_head",), description="Layers to leave in float; those tied to an embedding always are"
     )
+
     @model_validator(mode="after")
     def _scheme_exists(self) -> Self:
         try:
@@ -42,16 +60,34 @@ class QuantizerConfig(PluginConfig):
             raise ValueError(str(error)) from error
         return self
 
-    def resolve(self) -> Scheme:
+    def resolve(self) -> Scheme | CodebookScheme:
         """The scheme meant."""
-        return Scheme.resolve(
-            self.scheme, bit_width=self.bit_width, group_size=self.group_size, symmetric=self.symmetric
-        )
+        raise NotImplementedError
+
+    def _short(self) -> dict[str, Any]:
+        return {"bit_width": self.bit_width, "group_size": self.group_size, "symmetric": self.symmetric}
 
 
-class RoundToNearestConfig(QuantizerConfig):
+class QuantizerConfig(LayerChoice):
+    """What to quantize, and to integers of which scheme: the base for a compressor's config."""
+
+    scheme: str | Scheme | None = Field(
+        None,
+        description="Preset (W8A16, W4A16, W4A16_ASYM, W3A16, W2A16) or its fields: num_bits, strategy, group_size, symmetric",
+    )
+
+    def resolve(self) -> Scheme:
+        return Scheme.resolve(self.scheme, **self._short())
+
+
+class RoundToNearestConfig(LayerChoice):
     """Config of round-to-nearest."""
 
+    scheme: AnyScheme | None = Field(
+        None,
+        description="Preset (W8A16, W4A16, W4A16_ASYM, W3A16, W2A16; KMEANS4, KMEANS3, NF4) or its fields: num_bits, "
+        "strategy, group_size, and codebook (kmeans, nf4) for values that are not at equal steps",
+    )
     observer: Literal["mse", "minmax"] = Field(
         "mse", description="Scales of least squared error (mse), or of the whole range (minmax)"
     )
@@ -59,9 +95,19 @@ class RoundToNearestConfig(QuantizerConfig):
         None, description="Let symmetric scales be negative, which wins a level; default: for 4 bits and fewer"
     )
 
+    @model_validator(mode="after")
+    def _codebooks_have_no_steps(self) -> Self:
+        given = self.observer != "mse" or self.negative_scales is not None
+        if given and isinstance(self.resolve(), CodebookScheme):
+            raise ValueError("observer and negative_scales belong to schemes of equal steps, not to codebooks")
+        return self
+
+    def resolve(self) -> Scheme | CodebookScheme:
+        return resolve_scheme(self.scheme, **self._short())
+
 
 class RoundToNearest(PostTrainingCompressor[RoundToNearestConfig]):
-    """Rounds each weight to the nearest of its integers; scales are chosen for the least squared error.
+    """Rounds each weight to the nearest of its integers; scales, or codebooks, are chosen for the least squared error.
 
     Layers that an earlier step quantized stay as they are, so that two steps make a mixed scheme: first the special
     layers by name, then the rest.
@@ -75,10 +121,10 @@ class RoundToNearest(PostTrainingCompressor[RoundToNearestConfig]):
         preserves_zeros=True,
         preserves_shapes=True,
         quantizes=frozenset({"linear"}),
-        schemes=tuple(PRESETS),
+        schemes=(*PRESETS, *CODEBOOK_PRESETS),
         deterministic=True,
         devices=("cpu", "cuda"),
-        formats=("compressed-tensors",),
+        formats=("compressed-tensors", "gptq", "safetensors"),
     )
 
     def compress(self, checkpoint: Checkpoint, context: StepContext) -> Checkpoint:
@@ -91,6 +137,7 @@ class RoundToNearest(PostTrainingCompressor[RoundToNearestConfig]):
 
         import torch
 
+        from leptonsdk.quantization.codebooks import fit_codebook
         from leptonsdk.quantization.layers import layers_to_quantize
         from leptonsdk.quantization.rtn import round_to_nearest
 
@@ -105,13 +152,15 @@ class RoundToNearest(PostTrainingCompressor[RoundToNearestConfig]):
         with torch.no_grad():
             for done, layer in enumerate(layers):
                 context.progress(done, len(layers), layer.name)
+                weight = layer.weight.to(context.device)
+                tensor: AnyTensor
                 try:
-                    tensor = round_to_nearest(
-                        layer.weight.to(context.device),
-                        scheme,
-                        observer=config.observer,
-                        negative_scales=config.negative_scales,
-                    )
+                    if isinstance(scheme, CodebookScheme):
+                        tensor = fit_codebook(weight, scheme)
+                    else:
+                        tensor = round_to_nearest(
+                            weight, scheme, observer=config.observer, negative_scales=config.negative_scales
+                        )
                 except UsageError as error:
                     raise UsageError(error.message, where=f"layer '{layer.name}'", hint=error.hint) from error
                 quantized[layer.name] = tensor.to("cpu")

@@ -7,7 +7,7 @@ vLLM and llm-compressor read and write it.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +21,7 @@ from leptonsdk.quantization.formats_names import agrees
 from leptonsdk.quantization.layers import linear_layers, tied_layers
 from leptonsdk.quantization.scheme import Scheme, match_pattern
 from leptonsdk.quantization.tensor import QuantizedTensor
+from leptonsdk.quantization.tensor_codebook import AnyTensor
 from leptonsdk.quantization.tensor_packing import PACKED, fits_packed, pack, unpack
 
 METHOD = "compressed-tensors"
@@ -109,18 +110,41 @@ def save_compressed(
             float does not fit into ``save_dtype``; the bits cannot be stored; several schemes are there, and
             transformers could not load them.
     """
-    _check_layers(model, quantized)
+    check_layers(model, quantized)
+    check_schemes(model, quantized)
+    dtype_of = saved_dtypes(model, quantized, save_dtype)
+    stored = {name: tensor.cast(dtype_of[name] or tensor.scale.dtype) for name, tensor in quantized.items()}
+    packed = {name: pack(tensor) for name, tensor in stored.items()}
+    section = quantization_config(model, quantized)
+    write_folder(model, packed, section, folder, dtype_of, save_dtype=save_dtype, max_shard_size=max_shard_size)
+    return stored
+
+
+def saved_dtypes(model: Any, quantized: Iterable[str], save_dtype: torch.dtype | None) -> dict[str, torch.dtype | None]:
+    """The dtype that each tensor of the state and each quantized layer is saved in; None: the one it has."""
     kept = tuple(getattr(model, "_keep_in_fp32_modules_strict", None) or ())
     if save_dtype == torch.float16:  # bfloat16 has fp32's range, and transformers keeps only the strict ones then
         kept += tuple(getattr(model, "_keep_in_fp32_modules", None) or ())
-    dtype_of = {
+    return {
         name: None if save_dtype is None or any(part in name.split(".") for part in kept) else save_dtype
         for name in (*model.state_dict(), *quantized)
     }
-    stored = {name: tensor.cast(dtype_of[name] or tensor.scale.dtype) for name, tensor in quantized.items()}
-    state = _cast_state(model, quantized, dtype_of)
-    for name, tensor in stored.items():
-        state.update({f"{name}.{key}": value for key, value in pack(tensor).items()})
+
+
+def write_folder(
+    model: Any,
+    packed: Mapping[str, Mapping[str, Tensor]],
+    section: Mapping[str, Any] | None,
+    folder: str | Path,
+    dtype_of: Mapping[str, torch.dtype | None],
+    *,
+    save_dtype: torch.dtype | None,
+    max_shard_size: int | str,
+) -> None:
+    """Write a transformers folder whose quantized layers are ``packed`` (tensors by name, by layer), as ``section`` says."""
+    state = _cast_state(model, packed, dtype_of)
+    for name, tensors in packed.items():
+        state.update({f"{name}.{key}": value for key, value in tensors.items()})
     folder, own = Path(folder), model.config.dtype
     try:
         model.save_pretrained(folder, state_dict=state, max_shard_size=max_shard_size)
@@ -130,17 +154,13 @@ def save_compressed(
     config = json.loads(path.read_text(encoding="utf-8"))
     if save_dtype is not None:
         rename_dtype(config, dtype_name(model.dtype), dtype_name(save_dtype))
-    config["quantization_config"] = quantization_config(model, quantized)
+    if section is not None:
+        config["quantization_config"] = dict(section)
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    return stored
 
 
-def _check_layers(model: Any, quantized: Mapping[str, QuantizedTensor]) -> None:
-    if not quantized:
-        raise CheckpointError("no layer is quantized", hint="save it with save_pretrained")
-    if getattr(model, "hf_quantizer", None) is not None:
-        raise CheckpointError("the model holds transformers' own quantized layers", hint="load it with load_compressed")
-    linear, tied = linear_layers(model), tied_layers(model)
+def check_schemes(model: Any, quantized: Mapping[str, QuantizedTensor]) -> None:
+    """Check that transformers can load the schemes of all layers together."""
     if len(schemes := {tensor.scheme for tensor in quantized.values()}) > 1:
         # See `quantization_config`: these need transformers' `dequantize`, which knows one scheme only.
         packed_zeros = any(not scheme.symmetric and scheme.strategy != "tensor" for scheme in schemes)
@@ -150,11 +170,20 @@ def _check_layers(model: Any, quantized: Mapping[str, QuantizedTensor]) -> None:
                 f"transformers cannot load several schemes ({', '.join(s.name for s in schemes)}) with {kind}",
                 hint="use one scheme for all layers, or, in other models, symmetric ones",
             )
+
+
+def check_layers(model: Any, quantized: Mapping[str, AnyTensor]) -> None:
+    """Check that every quantized layer is there, can be stored, and still has the weight that its integers say."""
+    if not quantized:
+        raise CheckpointError("no layer is quantized", hint="save it with save_pretrained")
+    if getattr(model, "hf_quantizer", None) is not None:
+        raise CheckpointError("the model holds transformers' own quantized layers", hint="load it with load_compressed")
+    linear, tied = linear_layers(model), tied_layers(model)
     for name in quantized:
         if name not in linear:
             module = dict(model.named_modules()).get(name)
             what = "there is no such module" if module is None else f"a {type(module).__name__} cannot be stored"
-            raise CheckpointError(f"{what}: pack-quantized stores nn.Linear", where=f"layer '{name}'")
+            raise CheckpointError(f"{what}: quantized formats store nn.Linear", where=f"layer '{name}'")
         if name in tied:
             raise CheckpointError("its weight is an embedding too, which stays in float", where=f"layer '{name}'")
     stale = [name for name, tensor in quantized.items() if not agrees(linear[name].weight, tensor)]
@@ -165,9 +194,7 @@ def _check_layers(model: Any, quantized: Mapping[str, QuantizedTensor]) -> None:
         )
 
 
-def _cast_state(
-    model: Any, quantized: Mapping[str, QuantizedTensor], dtype_of: Mapping[str, torch.dtype | None]
-) -> dict[str, Tensor]:
+def _cast_state(model: Any, quantized: Container[str], dtype_of: Mapping[str, torch.dtype | None]) -> dict[str, Tensor]:
     """The state without quantized weights, cast; tensors that were one stay one, so that ties are seen when saving."""
     state: dict[str, Tensor] = {}
     cast: dict[tuple[Any, ...], Tensor] = {}

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from leptonsdk.errors import CheckpointError
 from leptonsdk.quantization.layers import linear_layers, tied_layers
-from leptonsdk.quantization.tensor import QuantizedTensor
+from leptonsdk.quantization.tensor_codebook import AnyTensor, AnyTensorT
 
 
-def agrees(weight: Tensor, tensor: QuantizedTensor) -> bool:
+def agrees(weight: Tensor, tensor: AnyTensor) -> bool:
     """Whether a weight is what the integers say, up to the rounding of one or two operations (a cast came after)."""
     if tuple(weight.shape) != tensor.shape:
         return False
@@ -28,7 +28,7 @@ def agrees(weight: Tensor, tensor: QuantizedTensor) -> bool:
     return torch.allclose(weight[:1], expected[:1], rtol, 1e-12) and torch.allclose(weight, expected, rtol, 1e-12)
 
 
-def integers_by_module(model: Any, quantized: Mapping[str, QuantizedTensor]) -> dict[str, QuantizedTensor]:
+def integers_by_module(model: Any, quantized: Mapping[str, AnyTensorT]) -> dict[str, AnyTensorT]:
     """Quantized tensors by the names that their layers have in a model.
 
     Args:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from leptonsdk.errors import UsageError
 from leptonsdk.quantization.library_layers import refuse_library_layers
-from leptonsdk.quantization.scheme import Scheme, check_fits, matches
+from leptonsdk.quantization.scheme import Pieces, check_fits, matches
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -57,7 +57,7 @@ def tied_layers(model: nn.Module) -> frozenset[str]:
 
 
 def layers_to_quantize(
-    model: nn.Module, scheme: Scheme, targets: Iterable[str], ignore: Iterable[str] = (), done: Iterable[str] = ()
+    model: nn.Module, scheme: Pieces, targets: Iterable[str], ignore: Iterable[str] = (), done: Iterable[str] = ()
 ) -> list[LinearLayer]:
     """The linear layers that the patterns mean, checked to fit the scheme.
 

@@ -64,7 +64,7 @@ def search_scales(
     if negative_scales is None:
         negative_scales = scheme.num_bits <= 4
     pieces = weight.detach().reshape(shape[0] * shape[1], -1)
-    importance = _importance(weight_importance, weight, pieces.shape)
+    importance = importance_in_pieces(weight_importance, weight, pieces.shape)
     scale = torch.empty(len(pieces), dtype=dtype, device=weight.device)
     zero_point = torch.zeros(len(pieces), dtype=torch.int8, device=weight.device)
     rows = max(1, _CHUNK // max(pieces.shape[1], 1))
@@ -106,7 +106,7 @@ def round_to_nearest(
     return QuantizedTensor(quantize(weight, scale, zero_point, scheme), scale, zero_point, scheme)
 
 
-def _importance(importance: Tensor | None, weight: Tensor, shape: torch.Size) -> Tensor | None:
+def importance_in_pieces(importance: Tensor | None, weight: Tensor, shape: torch.Size) -> Tensor | None:
     """Importance of each weight, in pieces."""
     if importance is None:
         return None

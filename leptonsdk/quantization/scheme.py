@@ -27,13 +27,12 @@ GROUP_SIZES = (16, 32, 64, 128, 256, 512)
 DEFAULT_GROUP_SIZE = 128
 
 
-class Scheme(BaseModel):
-    """How weights are quantized. Activations stay in float (the A16 of the presets' names)."""
+class Pieces(BaseModel):
+    """Bits, and what shares a scale or a codebook: the part that schemes of all kinds have in common."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     num_bits: int = Field(ge=2, le=8, description="Bits per integer, 2 to 8")
-    symmetric: bool = Field(True, description="No zero point: the integer 0 is the weight 0")
     strategy: Strategy = Field("channel", description="What shares a scale: the tensor, a channel (row), or a group")
     group_size: int | None = Field(
         None, gt=0, description="Weights in a row that share a scale (strategy 'group' only)"
@@ -44,6 +43,27 @@ class Scheme(BaseModel):
         if (self.strategy == "group") != (self.group_size is not None):
             raise ValueError("group_size is given with strategy 'group', and only then")
         return self
+
+    def scale_shape(self, shape: Sequence[int]) -> tuple[int, int]:
+        """The scale's shape for a weight of shape ``[out, in]``; `UsageError` when groups do not fit."""
+        rows, columns = shape
+        if self.strategy == "tensor":
+            return 1, 1
+        if self.group_size is None:
+            return rows, 1
+        if columns % self.group_size:
+            check_fits(self, {"the weight": columns})
+        return rows, columns // self.group_size
+
+    def fits(self, in_features: int) -> bool:
+        """Whether whole groups fill a row of that many weights."""
+        return self.group_size is None or in_features % self.group_size == 0
+
+
+class Scheme(Pieces):
+    """How weights are quantized. Activations stay in float (the A16 of the presets' names)."""
+
+    symmetric: bool = Field(True, description="No zero point: the integer 0 is the weight 0")
 
     @property
     def minimum(self) -> int:
@@ -63,21 +83,6 @@ class Scheme(BaseModel):
                 return name
         piece = f"group {self.group_size}" if self.group_size else self.strategy
         return f"W{self.num_bits}A16 {piece}{'' if self.symmetric else ' asymmetric'}"
-
-    def scale_shape(self, shape: Sequence[int]) -> tuple[int, int]:
-        """The scale's shape for a weight of shape ``[out, in]``; `UsageError` when groups do not fit."""
-        rows, columns = shape
-        if self.strategy == "tensor":
-            return 1, 1
-        if self.group_size is None:
-            return rows, 1
-        if columns % self.group_size:
-            check_fits(self, {"the weight": columns})
-        return rows, columns // self.group_size
-
-    def fits(self, in_features: int) -> bool:
-        """Whether whole groups fill a row of that many weights."""
-        return self.group_size is None or in_features % self.group_size == 0
 
     def to_weights(self) -> dict[str, Any]:
         """The ``weights`` entry of a compressed-tensors config group."""
@@ -197,7 +202,7 @@ def fitting_group_sizes(in_features: int | Iterable[int]) -> tuple[int, ...]:
     return tuple(size for size in GROUP_SIZES if all(width % size == 0 for width in widths))
 
 
-def check_fits(scheme: Scheme, layers: Mapping[str, int]) -> None:
+def check_fits(scheme: Pieces, layers: Mapping[str, int]) -> None:
     """Check that whole groups fill the rows of every layer.
 
     Args:

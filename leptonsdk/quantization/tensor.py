@@ -33,10 +33,10 @@ class QuantizedTensor:
 
     def __post_init__(self) -> None:
         if self.integers.dim() != 2 or self.integers.dtype != torch.int8:
-            raise UsageError(f"integers must be int8 [out, in], not {_describe(self.integers)}")
+            raise UsageError(f"integers must be int8 [out, in], not {describe(self.integers)}")
         shape = self.scheme.scale_shape(self.integers.shape)
         if tuple(self.scale.shape) != shape or not self.scale.is_floating_point():
-            raise UsageError(f"the scale must be float {list(shape)}, not {_describe(self.scale)}")
+            raise UsageError(f"the scale must be float {list(shape)}, not {describe(self.scale)}")
         if self.scheme.symmetric != (self.zero_point is None):
             raise UsageError("an asymmetric scheme has a zero point, and a symmetric one has none")
         for name, tensor in (("integers", self.integers), ("zero_point", self.zero_point)):
@@ -47,7 +47,7 @@ class QuantizedTensor:
         if self.zero_point is not None and (
             tuple(self.zero_point.shape) != shape or self.zero_point.dtype != torch.int8
         ):
-            raise UsageError(f"the zero point must be int8 {list(shape)}, not {_describe(self.zero_point)}")
+            raise UsageError(f"the zero point must be int8 {list(shape)}, not {describe(self.zero_point)}")
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -87,5 +87,5 @@ class QuantizedTensor:
         return replace(self, integers=self.integers.to(device), scale=self.scale.to(device), zero_point=zero_point)
 
 
-def _describe(tensor: Tensor) -> str:
+def describe(tensor: Tensor) -> str:
     return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"

@@ -35,17 +35,18 @@ def pack(tensor: QuantizedTensor) -> dict[str, Tensor]:
     bits, shape = tensor.scheme.num_bits, tensor.shape
     by_tensor = tensor.scheme.strategy == "tensor"
     stored = {
-        "weight_packed": _pack(tensor.integers.cpu(), bits, 1),
+        "weight_packed": pack_integers(tensor.integers.cpu(), bits, 1),
         "weight_scale": tensor.scale.cpu().reshape(1) if by_tensor else tensor.scale.cpu().contiguous(),
         "weight_shape": torch.tensor(shape, dtype=torch.int64),
     }
     if tensor.zero_point is not None:
         zeros = tensor.zero_point.cpu()
-        stored["weight_zero_point"] = zeros.reshape(1) if by_tensor else _pack(zeros, bits, 0)
+        stored["weight_zero_point"] = zeros.reshape(1) if by_tensor else pack_integers(zeros, bits, 0)
     return stored
 
 
-def _pack(integers: Tensor, bits: int, dimension: int) -> Tensor:
+def pack_integers(integers: Tensor, bits: int, dimension: int) -> Tensor:
+    """Signed integers as int32 words along a dimension, shifted to unsigned, from the lowest bit on, without gaps."""
     packed: Tensor = pack_to_int32(integers, bits, packed_dim=dimension)
     if packed.shape[dimension] != packed_width(integers.shape[dimension], bits):
         raise CheckpointError(

@@ -11,7 +11,14 @@ from pydantic import ValidationError
 
 from leptonsdk.errors import UsageError
 from leptonsdk.hooks.classes import StepContext
-from leptonsdk.quantization import QuantizedTensor, RoundToNearest, RoundToNearestConfig, Scheme, save_compressed
+from leptonsdk.quantization import (
+    CodebookScheme,
+    QuantizedTensor,
+    RoundToNearest,
+    RoundToNearestConfig,
+    Scheme,
+    save_compressed,
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -136,6 +143,12 @@ def test_a_weight_that_is_not_finite_is_named(tmp_path: Path) -> None:
         ({"scheme": "W4A16", "bit_width": 4}, "besides"),
         ({}, "neither a scheme nor a bit_width"),
         ({"bit_width": 1}, "num_bits"),
+        ({"scheme": "KMEENS4"}, "Did you mean 'KMEANS4'"),
+        ({"scheme": "NF4", "symmetric": True}, "besides"),
+        ({"scheme": "NF4", "observer": "minmax"}, "not to codebooks"),
+        ({"scheme": {"codebook": "nf4", "num_bits": 3}}, r"1 validation error(?s:.*)nf4 has 4 bits"),
+        ({"scheme": {"num_bits": 9}}, r"1 validation error(?s:.*)less than or equal to 8"),
+        ({"scheme": 4}, "neither a scheme's name nor its fields"),
         ({"bit_width": 4, "groupsize": 64}, "groupsize"),
     ],
 )
@@ -147,6 +160,21 @@ def test_a_wrong_config_is_refused_when_it_is_made(config: dict[str, Any], messa
 def test_a_scheme_may_stand_inline() -> None:
     config = RoundToNearestConfig.model_validate({"scheme": {"num_bits": 6, "strategy": "tensor"}})
     assert config.resolve() == Scheme(num_bits=6, strategy="tensor")
+    config = RoundToNearestConfig.model_validate({"scheme": {"codebook": "kmeans", "num_bits": 3}})
+    assert config.resolve() == CodebookScheme(codebook="kmeans", num_bits=3)
+
+
+def test_codebooks_and_integers_stand_side_by_side(tmp_path: Path) -> None:
+    source = llama()
+    source.model.model.layers[0].mlp.down_proj.weight.data[:, ::3] = 0
+    first = run(source, tmp_path, scheme="KMEANS3", targets=["down_proj"])
+    second = run(first, tmp_path, scheme="W8A16")
+    kinds = {name.rpartition(".")[2]: type(tensor).__name__ for name, tensor in second.quantized.items()}
+    assert kinds["down_proj"] == "CodebookTensor"
+    assert kinds["up_proj"] == "QuantizedTensor"
+    weight = second.model.model.layers[0].mlp.down_proj.weight
+    assert torch.equal(weight, second.quantized["model.layers.0.mlp.down_proj"].dequantize())
+    assert bool((weight[:, ::3] == 0).all())
 
 
 def test_every_field_is_described() -> None:

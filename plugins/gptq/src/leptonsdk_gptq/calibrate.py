@@ -15,12 +15,12 @@ from leptonsdk.checkpoint import Checkpoint
 from leptonsdk.errors import UsageError
 from leptonsdk.hooks import StepContext
 from leptonsdk.quantization import QuantizedTensor, Scheme, layers_to_quantize, round_to_nearest
+from leptonsdk_gptq.calibrate_kept import Kept, fingerprint
+from leptonsdk_gptq.calibrate_statistics import Statistics
+from leptonsdk_gptq.calibrate_streams import Group, Inputs, Lockstep, Stream, arrivals, find_groups, weight_of
 from leptonsdk_gptq.config import GPTQConfig
-from leptonsdk_gptq.progress import Kept, fingerprint
-from leptonsdk_gptq.solver import solve
-from leptonsdk_gptq.statistics import Statistics
-from leptonsdk_gptq.tuning import tune_scales
-from leptonsdk_gptq.streams import Group, Inputs, Lockstep, Stream, arrivals, find_groups, weight_of
+from leptonsdk_gptq.solve import solve
+from leptonsdk_gptq.tune import tune_scales
 
 _DECODED = 64  # tokens that an encoder-decoder writes for itself where the calibration data has only its inputs
 
@@ -87,9 +87,12 @@ def compute_dtype(config: GPTQConfig, model: Any) -> torch.dtype:
     if config.compute_dtype != "auto":
         return torch.float32 if config.compute_dtype == "float32" else torch.bfloat16
     if model.device.type == "cpu":
-        fast = torch.backends.cpu.get_cpu_capability().startswith("AVX512") and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        fast = (
+            torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+            and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        )
         return torch.bfloat16 if fast else torch.float32
-    return torch.bfloat16 if model.dtype == torch.float32 else model.dtype  # type: ignore[no-any-return]
+    return torch.bfloat16 if model.dtype == torch.float32 else model.dtype
 
 
 def _start(lockstep: Lockstep, first: Inputs, rest: Iterator[Inputs], config: GPTQConfig) -> int:
@@ -163,16 +166,11 @@ def _solve(
 
 def _rows(tensor: QuantizedTensor, counts: list[int]) -> Iterator[QuantizedTensor]:
     """A quantized weight cut into ones of so many rows each."""
-    zeros = tensor.zero_point
-    for integers, scale, zero in zip(
-        tensor.integers.split(counts),
-        tensor.scale.split(counts),
-        [None] * len(counts) if zeros is None else zeros.split(counts),
-        strict=True,
-    ):
-        yield QuantizedTensor(
-            integers.clone(), scale.clone(), None if zero is None else zero.clone(), tensor.scheme
-        )
+    start = 0
+    for count in counts:
+        part = slice(start, start := start + count)
+        zeros = None if tensor.zero_point is None else tensor.zero_point[part].clone()
+        yield QuantizedTensor(tensor.integers[part].clone(), tensor.scale[part].clone(), zeros, tensor.scheme)
 
 
 def _scale_dtype(checkpoint: Checkpoint) -> torch.dtype:

@@ -62,7 +62,8 @@ class GPTQConfig(QuantizerConfig):
         f"({', '.join(f'{name} {preset.tuning_epochs}' for name, preset in PRESETS.items())})",
     )
     compute_dtype: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="Of the calibration forwards' products; auto: bfloat16 where the processor multiplies it fast"
+        "auto",
+        description="Of the calibration forwards' products; auto: bfloat16 where the processor multiplies it fast",
     )
 
     @property

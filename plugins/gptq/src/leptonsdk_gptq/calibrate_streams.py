@@ -58,6 +58,12 @@ def weight_of(module: nn.Module) -> Tensor:
     return weight if isinstance(module, nn.Linear) else weight.t()
 
 
+def bias_of(module: nn.Module) -> Tensor | None:
+    """A layer's bias ``[out]``, if it has one."""
+    bias = module.bias
+    return bias.detach() if isinstance(bias, Tensor) else None
+
+
 def find_groups(model: nn.Module, layers: Mapping[str, nn.Module], inputs: Inputs) -> list[Group]:
     """The layers in the order of a forward, those with one input together. Layers that it never calls are left out."""
     seen: dict[str, tuple[int, Tensor]] = {}
@@ -120,7 +126,7 @@ class Lockstep:
         self._position = {name: group.position for group in self.groups for name in group.names}
         try:
             for name in self._position:
-                self.layers[name].forward = self._forward(name, self.layers[name])  # type: ignore[method-assign]
+                self.layers[name].forward = self._forward(name, self.layers[name])
             yield self
         finally:
             for stream in self.streams:
@@ -185,10 +191,8 @@ class Lockstep:
                 self._home.switch((position, x))
             quantized = self._current is not None and self._current.quantized
             dtype = self.compute_dtype or x.dtype
-            weight = self._weight(name, module, quantized, dtype)
-            bias = module.bias
-            result = functional.linear(x.to(dtype), weight, None if bias is None else bias.to(dtype))  # type: ignore[operator]
-            return result.to(x.dtype)
+            weight, bias = self._weight(name, module, quantized, dtype), bias_of(module)
+            return functional.linear(x.to(dtype), weight, None if bias is None else bias.to(dtype)).to(x.dtype)
 
         return forward
 
@@ -211,12 +215,12 @@ def arrivals(streams: Iterable[Stream]) -> Iterator[Arrived]:
     for stream in streams:
         pairs.setdefault(id(stream.inputs), {})[stream.quantized] = stream
     for pair in pairs.values():
-        if True not in pair or pair[True].x is None:
+        mine, other = pair.get(True), pair.get(False)
+        if mine is None or mine.x is None:
             continue
-        x, source = pair[True].x, pair[False].x if False in pair else None
-        keep = attended(pair[True].inputs, x)
-        matched = source if source is not None and source.shape == x.shape else None
-        yield Arrived(_rows(x, keep), None if matched is None else _rows(matched, keep))
+        keep = attended(mine.inputs, mine.x)
+        source = other.x if other is not None and other.x is not None and other.x.shape == mine.x.shape else None
+        yield Arrived(_rows(mine.x, keep), None if source is None else _rows(source, keep))
 
 
 def attended(inputs: Inputs, x: Tensor) -> Tensor | None:

@@ -188,8 +188,10 @@ def _better_rows(
     scale, zero_point = first.scale, first.zero_point
     if scale.shape[0] > 1 or first.shape[0] == 1:
         scale = torch.where(better, second.scale, scale)
-        zero_point = None if zero_point is None or second.zero_point is None else torch.where(
-            better, second.zero_point, zero_point
+        zero_point = (
+            None
+            if zero_point is None or second.zero_point is None
+            else torch.where(better, second.zero_point, zero_point)
         )
     integers = torch.where(better, second.integers, first.integers)
     return QuantizedTensor(integers, scale, zero_point, first.scheme), torch.minimum(first_error, second_error)

@@ -22,7 +22,7 @@ from torch.nn import functional
 from leptonsdk.errors import UsageError
 from leptonsdk.hooks import StepContext
 from leptonsdk.quantization import QuantizedTensor
-from leptonsdk_gptq.streams import Inputs
+from leptonsdk_gptq.calibrate_streams import Inputs, bias_of
 
 _RATE = 2e-3  # of a scale's own size, in Adam's first steps
 _HELD_OUT = 8  # one batch in so many
@@ -53,7 +53,9 @@ def tune_scales(
         UsageError: There are fewer than two batches.
     """
     if len(inputs) < 2:
-        raise UsageError("tuning needs two batches of calibration data or more", hint="give more rows, or preset default")
+        raise UsageError(
+            "tuning needs two batches of calibration data or more", hint="give more rows, or preset default"
+        )
     held = max(1, len(inputs) // _HELD_OUT)
     training, check = list(inputs[:-held]), list(inputs[-held:])
     steps = epochs * len(training)
@@ -63,7 +65,7 @@ def tune_scales(
     optimizer = torch.optim.Adam(tuned.parameters(), lr=_RATE, betas=(0.9, 0.95))
     generator = torch.Generator().manual_seed(seed)
     done = 0
-    for epoch in range(epochs):
+    for _ in range(epochs):
         for index in torch.randperm(len(training), generator=generator).tolist():
             context.progress(done, steps, f"tuning scales, held-out divergence {lowest / max(start, 1e-12):.0%}")
             for group in optimizer.param_groups:
@@ -100,7 +102,10 @@ class _Tuned:
         return list(self._factors.values())
 
     def snapshot(self) -> dict[str, QuantizedTensor]:
-        return {name: replace(tensor, scale=self._scale(name).detach().to(tensor.scale.dtype)) for name, tensor in self._tensors.items()}
+        return {
+            name: replace(tensor, scale=self._scale(name).detach().to(tensor.scale.dtype))
+            for name, tensor in self._tensors.items()
+        }
 
     def _scale(self, name: str) -> Tensor:
         return self._tensors[name].scale.float() * self._factors[name]
@@ -117,7 +122,11 @@ class _Tuned:
         with self._quantized():
             found, _ = _output(self._model(**inputs))
         mask = inputs.get("decoder_attention_mask" if "decoder_input_ids" in inputs else "attention_mask")
-        keep = mask.bool() if isinstance(mask, Tensor) and mask.shape == expected.shape[:2] and expected.dim() == 3 else None
+        keep = (
+            mask.bool()
+            if isinstance(mask, Tensor) and mask.shape == expected.shape[:2] and expected.dim() == 3
+            else None
+        )
         if keep is not None:
             expected, found = expected[keep], found[keep]
         return _distance(expected.flatten(0, -2), found.flatten(0, -2), distribution)
@@ -133,12 +142,11 @@ class _Tuned:
                 del self._modules[name].forward
 
     def _forward(self, name: str) -> Callable[[Tensor], Tensor]:
-        tensor, bias = self._tensors[name], self._modules[name].bias
+        tensor, bias = self._tensors[name], bias_of(self._modules[name])
 
         def forward(x: Tensor) -> Tensor:
-            result = _Linear.apply(x.to(self._dtype), self._scale(name), tensor)  # type: ignore[no-untyped-call]
-            result = result.to(x.dtype)
-            return result if bias is None else result + bias.detach().to(x.dtype)
+            product: Tensor = _Linear.apply(x.to(self._dtype), self._scale(name), tensor)  # type: ignore[no-untyped-call]
+            return product.to(x.dtype) if bias is None else product.to(x.dtype) + bias.to(x.dtype)
 
         return forward
 
@@ -191,4 +199,6 @@ def _distance(expected: Tensor, found: Tensor, distribution: bool) -> Tensor:
     if not distribution:
         return functional.mse_loss(found.float(), expected.float()) / expected.float().square().mean().clamp_min(1e-12)
     target = functional.log_softmax(expected.float(), dim=-1)
-    return functional.kl_div(functional.log_softmax(found.float(), dim=-1), target, reduction="batchmean", log_target=True)
+    return functional.kl_div(
+        functional.log_softmax(found.float(), dim=-1), target, reduction="batchmean", log_target=True
+    )

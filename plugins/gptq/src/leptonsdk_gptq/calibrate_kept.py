@@ -14,8 +14,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from leptonsdk.quantization import QuantizedTensor, Scheme
+from leptonsdk_gptq.calibrate_streams import weight_of
 from leptonsdk_gptq.config import GPTQConfig
-from leptonsdk_gptq.streams import weight_of
 
 
 def fingerprint(config: GPTQConfig, layers: Mapping[str, nn.Module], first: Mapping[str, Any]) -> str:
@@ -23,7 +23,9 @@ def fingerprint(config: GPTQConfig, layers: Mapping[str, nn.Module], first: Mapp
     digest = hashlib.sha256(config.model_dump_json().encode())
     for name, module in layers.items():
         weight = weight_of(module).detach()
-        digest.update(f"{name} {tuple(weight.shape)} {float(weight.double().sum())} {float(weight.double().norm())}".encode())
+        digest.update(
+            f"{name} {tuple(weight.shape)} {float(weight.double().sum())} {float(weight.double().norm())}".encode()
+        )
     for name, value in first.items():
         digest.update(name.encode())
         if isinstance(value, torch.Tensor):

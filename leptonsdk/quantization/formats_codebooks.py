@@ -1,0 +1,127 @@
+"""Codebooks on disk: beside the floats made from them, since no common format stores them.
+
+The folder is a plain model: its safetensors hold the dequantized weights, and any loader reads them. Another file,
+``leptonsdk_codebooks.safetensors``, holds for each layer ``indices`` (int32, packed along the rows as compressed-tensors
+packs integers), ``codebook`` and, for NF4, ``scale``; its header says under ``leptonsdk`` (JSON) which scheme and shape each
+layer has. Layers with integers in the same model stand packed in the model's own file, as ever.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from compressed_tensors.compressors.pack_quantized.helpers import unpack_from_int32
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from leptonsdk.errors import CheckpointError, UsageError, first_line
+from leptonsdk.quantization.formats import (
+    check_layers,
+    check_schemes,
+    dtype_name,
+    quantization_config,
+    saved_dtypes,
+    write_folder,
+)
+from leptonsdk.quantization.formats_names import integers_by_module
+from leptonsdk.quantization.scheme_codebooks import SIDECAR, CodebookScheme
+from leptonsdk.quantization.tensor import QuantizedTensor
+from leptonsdk.quantization.tensor_codebook import AnyTensor, CodebookTensor
+from leptonsdk.quantization.tensor_packing import pack, pack_integers
+
+_HEADER, _VERSION = "leptonsdk", 1
+
+
+def save_codebooks(
+    model: Any,
+    quantized: Mapping[str, AnyTensor],
+    folder: str | Path,
+    *,
+    save_dtype: torch.dtype | None = None,
+    max_shard_size: int | str = "5GB",
+) -> dict[str, AnyTensor]:
+    """Write a transformers folder in floats with its codebooks beside it; layers with integers are packed.
+
+    Args, errors and what comes back as of `save_compressed`. The weights on disk are ``.dequantize()`` of what comes back,
+    bit for bit: in ``save_dtype``, codebooks and scales are rounded to it first.
+    """
+    check_layers(model, quantized)
+    dtype_of = saved_dtypes(model, quantized, save_dtype)
+    stored: dict[str, AnyTensor] = {}
+    packed: dict[str, dict[str, Tensor]] = {}
+    sidecar: dict[str, Tensor] = {}
+    layers: dict[str, Any] = {}
+    uniform: dict[str, QuantizedTensor] = {}
+    for name, tensor in quantized.items():
+        if isinstance(tensor, QuantizedTensor):
+            stored[name] = uniform[name] = tensor.cast(dtype_of[name] or tensor.scale.dtype)
+            packed[name] = pack(uniform[name])
+            continue
+        stored[name] = book = tensor.cast(dtype_of[name] or tensor.codebook.dtype)
+        packed[name] = {"weight": book.dequantize().cpu()}
+        if not bool(torch.isfinite(packed[name]["weight"]).all()):
+            dtype = dtype_name(book.codebook.dtype)
+            raise CheckpointError(f"it has values too large for {dtype}", where=f"layer '{name}'", hint="use bfloat16")
+        sidecar |= {f"{name}.{key}": value for key, value in _pack(book).items()}
+        layers[name] = {"scheme": book.scheme.model_dump(), "shape": list(book.shape)}
+    section = None
+    if uniform:
+        check_schemes(model, uniform)
+        section = quantization_config(model, uniform)
+    write_folder(model, packed, section, folder, dtype_of, save_dtype=save_dtype, max_shard_size=max_shard_size)
+    header = {_HEADER: json.dumps({"version": _VERSION, "layers": layers}, sort_keys=True)}
+    save_file(sidecar, Path(folder) / SIDECAR, metadata={"format": "pt", **header})
+    return stored
+
+
+def load_codebooks(folder: str | Path, model: Any) -> dict[str, CodebookTensor]:
+    """Codebooks by module name, read from a folder and compared with the weights of the model loaded from it.
+
+    Returns:
+        Nothing when the folder has no codebooks.
+
+    Raises:
+        CheckpointError: The file is damaged or of a later version, or the model's weights are not what it says.
+    """
+    path = Path(folder) / SIDECAR
+    if not path.is_file():
+        return {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  safe_open is no mapping
+            header = json.loads((file.metadata() or {})[_HEADER])
+        if header["version"] != _VERSION:
+            raise CheckpointError(f"its version is {header['version']}, and {_VERSION} is known", where=SIDECAR)
+        books = {name: _unpack(name, state, layer) for name, layer in header["layers"].items()}
+    except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError, ValidationError, UsageError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"it cannot be read: {first_line(error)}", where=SIDECAR) from error
+    try:
+        return integers_by_module(model, books)
+    except CheckpointError as error:
+        raise CheckpointError(
+            error.message,
+            where=SIDECAR,
+            hint="if the weights were changed on purpose, delete this file: they are whole",
+        ) from error
+
+
+def _pack(tensor: CodebookTensor) -> dict[str, Tensor]:
+    bits = tensor.scheme.num_bits
+    signed = (tensor.indices.cpu().to(torch.int16) - (1 << (bits - 1))).to(torch.int8)
+    stored = {"indices": pack_integers(signed, bits, 1), "codebook": tensor.codebook.cpu().contiguous()}
+    return stored if tensor.scale is None else {**stored, "scale": tensor.scale.cpu().contiguous()}
+
+
+def _unpack(name: str, state: Mapping[str, Tensor], layer: Mapping[str, Any]) -> CodebookTensor:
+    scheme, shape = CodebookScheme.model_validate(layer["scheme"]), torch.Size(layer["shape"])
+    signed = unpack_from_int32(state[f"{name}.indices"], scheme.num_bits, shape)
+    indices = (signed.to(torch.int16) + (1 << (scheme.num_bits - 1))).to(torch.uint8)
+    return CodebookTensor(indices.contiguous(), state[f"{name}.codebook"], state.get(f"{name}.scale"), scheme)
