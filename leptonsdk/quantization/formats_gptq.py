@@ -1,8 +1,8 @@
 """Quantized models on disk in the ``gptq`` format of AutoGPTQ and GPTQModel, which many runtimes read.
 
 Plain ``from_pretrained`` loads it where optimum and gptqmodel are installed; the default, pack-quantized, asks for less.
-transformers leaves to optimum which layers are quantized: those in ``block_name_to_quantize`` whose names end in one of
-``modules_in_block_to_quantize``. GPTQModel and vLLM read ``dynamic``, where ``-:REGEX`` names layers that are not.
+transformers leaves to optimum which layers are quantized: those whose names begin with ``block_name_to_quantize`` and end in
+one of ``modules_in_block_to_quantize``. GPTQModel and vLLM read ``dynamic``, where ``-:REGEX`` names layers that are not.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from importlib.metadata import version
-from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,8 @@ from leptonsdk.quantization.tensor import QuantizedTensor
 from leptonsdk.quantization.tensor_gptq import STORED, pack_gptq, to_fp16, unpack_gptq
 
 METHOD = "gptq"
+# A layer's name up to the last number in it; without the number, what the names of all blocks begin with.
+_NUMBERED = re.compile(r"(.*\.)\d+\.")
 # Zero points minus one, and as they are.
 FORMATS = ("gptq", "gptq_v2")
 
@@ -88,8 +89,8 @@ def gptq_section(model: Any, quantized: Mapping[str, QuantizedTensor]) -> dict[s
             hint="use one scheme, or save as compressed-tensors",
         )
     (scheme,) = schemes
-    block, modules = _blocks(model, quantized)
-    floats = [name for name in linear_layers(model) if name.startswith(block) and name not in quantized]
+    blocks = tuple({found[1] for name in quantized if (found := _NUMBERED.match(name))})
+    floats = [name for name in linear_layers(model) if name.startswith(blocks) and name not in quantized]
     # On CPUs, GPTQModel (7.7) takes a kernel for 4 bits which drops zero points and fails on rows of most lengths.
     wrong_kernel = scheme.num_bits == 4 and not (scheme.symmetric and scheme.group_size)
     return {
@@ -102,30 +103,28 @@ def gptq_section(model: Any, quantized: Mapping[str, QuantizedTensor]) -> dict[s
         "sym": scheme.symmetric,
         "desc_act": False,
         "lm_head": "lm_head" in quantized,
-        "block_name_to_quantize": block,
-        "modules_in_block_to_quantize": [modules],
+        "block_name_to_quantize": "",  # a name would hold for one class only: AutoModel has no "model." before it
+        "modules_in_block_to_quantize": [_ends_of_names(model, quantized)],
         "meta": {"quantizer": [f"leptonsdk:{version('leptonsdk')}"]},
     }
 
 
-def _blocks(model: nn.Module, quantized: Mapping[str, QuantizedTensor]) -> tuple[str, list[str]]:
-    """What all quantized names begin with, and ends of names that mean them and no other layer there."""
-    parts = [name.split(".") for name in quantized]
-    shared = takewhile(lambda column: len(set(column)) == 1 and not column[0].isdigit(), zip(*parts, strict=False))
-    block = ".".join(column[0] for column in shared)
+def _ends_of_names(model: Any, quantized: Mapping[str, QuantizedTensor]) -> list[str]:
+    """Ends of names that mean the quantized layers and no others: short ones, else names below the base model's."""
     replaced = {
         name
         for name, module in model.named_modules()
-        if name.startswith(block) and (type(module) is nn.Linear or isinstance(module, nn.Conv2d | Conv1D))
+        if type(module) is nn.Linear or isinstance(module, nn.Conv2d | Conv1D)
     }
     if strange := sorted(set(quantized) - replaced):
         raise CheckpointError(
             f"optimum would not find these layers, whose class is not nn.Linear: {', '.join(strange)}"
         )
-    ends = [".".join(part[max((i for i, p in enumerate(part) if p.isdigit()), default=-1) + 1 :]) for part in parts]
-    for candidate in (sorted({end for end in ends if end}), sorted(quantized)):
-        if {name for name in replaced if name.endswith(tuple(candidate))} == set(quantized):
-            return block, candidate
+    below_base = {name.removeprefix(f"{model.base_model_prefix}.") for name in quantized}
+    short = {_NUMBERED.sub("", name) for name in below_base}
+    for ends in (short, below_base, set(quantized)):
+        if {name for name in replaced if name.endswith(tuple(ends))} == set(quantized):
+            return sorted(ends)
     raise CheckpointError(
         "the names of the quantized layers do not set them apart from the others, as the gptq format needs it",
         hint="save as compressed-tensors",

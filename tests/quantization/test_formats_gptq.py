@@ -198,7 +198,7 @@ def test_the_config_tells_each_reader_which_layers_are_quantized(tmp_path: Path)
     model = llama()
     save_gptq(model, quantize(model, make(4)), tmp_path / "all")
     section = json.loads((tmp_path / "all/config.json").read_text())["quantization_config"]
-    assert section["block_name_to_quantize"] == "model.layers"
+    assert section["block_name_to_quantize"] == "", "the same for AutoModel, whose layers' names lack the first part"
     assert "self_attn.q_proj" in section["modules_in_block_to_quantize"][0]
     assert "dynamic" not in section
     assert "dataset" not in section
@@ -206,8 +206,8 @@ def test_the_config_tells_each_reader_which_layers_are_quantized(tmp_path: Path)
     save_gptq(model, quantize(model, make(4), ("lm_head", r"re:.*\.1\..*v_proj")), tmp_path / "some")
     section = json.loads((tmp_path / "some/config.json").read_text())["quantization_config"]
     assert list(section["dynamic"]) == [r"-:^model\.layers\.1\.self_attn\.v_proj$"]
-    assert "model.layers.0.self_attn.v_proj" in section["modules_in_block_to_quantize"][0]
-    assert "model.layers.1.self_attn.v_proj" not in section["modules_in_block_to_quantize"][0]
+    assert "layers.0.self_attn.v_proj" in section["modules_in_block_to_quantize"][0]
+    assert "layers.1.self_attn.v_proj" not in section["modules_in_block_to_quantize"][0]
 
 
 @pytest.mark.parametrize(
@@ -305,6 +305,8 @@ sys.modules["leptonsdk"] = None  # importing it fails
 import torch, transformers
 from safetensors.torch import load_file
 torch.set_num_threads(1)
+base, report = transformers.AutoModel.from_pretrained(sys.argv[1], output_loading_info=True)
+assert not report["missing_keys"], report
 model, report = transformers.AutoModelForCausalLM.from_pretrained(sys.argv[1], output_loading_info=True)
 expected = load_file(sys.argv[1] + "/expected.safetensors")
 with torch.no_grad():
