@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from leptonsdk.artifact import Artifact, is_artifact
-from leptonsdk.errors import CheckpointError, RecipeError, UsageError
+from leptonsdk.errors import CheckpointError, MissingPluginError, RecipeError, UsageError
 from leptonsdk.hooks import EvaluationSettings, Plugins, StepContext, load_plugins
 from leptonsdk.hooks.classes import Progress, no_progress
 from leptonsdk.pipeline.display import Display
@@ -100,42 +100,70 @@ def quantize_model(
     symmetric: bool | None = None,
     targets: Sequence[str] = ("Linear",),
     ignore: Sequence[str] = ("lm_head",),
+    calibration: Any = None,
+    columns: Mapping[str, str] | None = None,
+    max_length: int | None = None,
+    method: str | None = None,
+    seed: int = 0,
+    progress: Progress = no_progress,
+    plugins: Plugins | None = None,
+    **config: Any,
 ) -> Checkpoint:
-    """Quantize the weights of a model's linear layers by round-to-nearest, scales chosen for the least squared error.
+    """Quantize the weights of a model's linear layers.
+
+    Without data each weight is rounded to the nearest of its integers, scales chosen for the least squared error (``rtn``).
+    With calibration data the layers' outputs are what changes least (``gptq``, of the plugin leptonsdk-gptq).
 
     Args:
         model: A checkpoint, a transformers model, or a reference as `load_model` takes it. It is left as it is.
         bit_width: Bits per weight, 8 unless a scheme is given.
-        scheme: A preset (``W8A16``, ``W4A16`` …; ``KMEANS4``, ``KMEANS3``, ``NF4``: values not at equal steps) or its
-            fields, instead of a bit width.
+        scheme: A preset (``W8A16``, ``W4A16`` …) or its fields, instead of a bit width.
         group_size: Weights in a row that share a scale; -1: the whole row. Default: the row for 8 bits, 128 for fewer.
         symmetric: Without zero points (the default).
         targets: Layers to quantize: class names, module names, or ``re:`` patterns.
         ignore: Layers to leave.
+        calibration: Data as `evaluate` takes it, a list of texts, or a list of the model's own inputs (mappings of tensors).
+        columns: Role to column of that data.
+        max_length: Longest calibration input in tokens; language models read windows of that many (default 1,024).
+        method: Another compressor by its name.
+        seed: Of what it draws.
+        progress: Called as ``progress(done, total, what)``.
+        plugins: Default: the installed ones.
+        config: More of the compressor's config, such as ``preset="best"`` of gptq.
 
     Returns:
-        A checkpoint whose model computes with the quantized numbers and which `save_model` writes packed (codebooks: as
-        floats, with indices and codebooks in a file beside them).
+        A checkpoint whose model computes with the quantized numbers and which `save_model` writes packed.
 
     Raises:
         UsageError: The scheme does not exist or does not fit the layers; names the layers and the sizes that fit.
+        MissingPluginError: Calibration data is given, and no plugin is there that reads it.
     """
-    from leptonsdk.quantization.compressor import RoundToNearest, RoundToNearestConfig
-
-    options: dict[str, Any] = {"targets": tuple(targets), "ignore": tuple(ignore)}
-    if scheme is not None:
-        options["scheme"] = scheme
-    given = {"bit_width": bit_width, "group_size": group_size, "symmetric": symmetric}
-    options |= {name: value for name, value in given.items() if value is not None}
-    if scheme is None:
-        options.setdefault("bit_width", 8)
+    plugins = plugins or installed_plugins()
+    method = method or ("rtn" if calibration is None else "gptq")
+    if method == "gptq" and method not in plugins.names("compressor"):
+        raise MissingPluginError(
+            "calibration data is read by GPTQ, which is not installed", hint="pip install leptonsdk-gptq"
+        )
+    given = {"scheme": scheme, "bit_width": bit_width, "group_size": group_size, "symmetric": symmetric}
+    options = {name: value for name, value in given.items() if value is not None}
+    if scheme is None and "bit_width" not in options and method in ("rtn", "gptq"):
+        options["bit_width"] = 8
+    cls = plugins.get("compressor", method)
     try:
-        config = RoundToNearestConfig(**options)
+        settings = cls.config_class(targets=tuple(targets), ignore=tuple(ignore), **options, **config)
     except ValidationError as error:
         raise UsageError(_wrong(error), where="quantize_model") from error
+    checkpoint = as_checkpoint(model)
     with tempfile.TemporaryDirectory() as scratch:
-        context = StepContext(seed=0, folder=Path(scratch), threads=available_threads())
-        return RoundToNearest(config).compress(as_checkpoint(model), context)
+        context = StepContext(
+            seed=seed,
+            folder=Path(scratch),
+            batches=_batches(checkpoint, calibration, columns, plugins, max_length=max_length),
+            progress=progress,
+            threads=available_threads(),
+        )
+        compressed: Checkpoint = cls(settings).compress(checkpoint, context)
+    return compressed
 
 
 def plan(recipe: str | Path | Mapping[str, Any] | Recipe, *, overrides: Sequence[str] = ()) -> Plan:
@@ -370,10 +398,17 @@ def as_subject(model: Any, task: str | None = None) -> Checkpoint | Artifact:
 
 
 def _batches(
-    checkpoint: Checkpoint, data: Any, columns: Mapping[str, str] | None, plugins: Plugins, limit: int | None = None
+    checkpoint: Checkpoint,
+    data: Any,
+    columns: Mapping[str, str] | None,
+    plugins: Plugins,
+    limit: int | None = None,
+    max_length: int | None = None,
 ) -> Any:
     if data is None:
         return None
+    if _are_inputs(data):
+        return lambda batch_size: iter(data[:limit])
     from leptonsdk.data.loading import to_data
     from leptonsdk.evaluation.harness import input_batches
     from leptonsdk.evaluation.subjects import open_subject
@@ -381,10 +416,18 @@ def _batches(
     rows = to_data(data, plugins.get("evaluator", checkpoint.task), plugins, columns=columns)
 
     def make(batch_size: int) -> Any:
-        settings = EvaluationSettings(batch_size=batch_size)
+        settings = EvaluationSettings(batch_size=batch_size, max_length=max_length)
         return input_batches(open_subject(checkpoint, plugins), rows, plugins, settings=settings, limit=limit)
 
     return make
+
+
+def _are_inputs(data: Any) -> bool:
+    """Whether data is a list of the model's own inputs, batched already."""
+    import torch
+
+    first = data[0] if isinstance(data, Sequence) and not isinstance(data, str) and data else None
+    return isinstance(first, Mapping) and any(isinstance(value, torch.Tensor) for value in first.values())
 
 
 __all__ = [

@@ -279,6 +279,25 @@ def _load_model(
     return model, {**quantized, **load_codebooks(folder, model)}
 
 
+def load_skeleton(model: Reference, task: str | None) -> transformers.PreTrainedModel:
+    """A local model's modules and shapes, on the meta device, from its config alone.
+
+    Raises:
+        CheckpointError: It cannot be built: the config is not understood, or needs code from the folder.
+    """
+    if model.folder is None:
+        raise CheckpointError("its config is not here", where=model.name)
+    try:
+        config = AutoConfig.from_pretrained(model.folder)
+        with torch.device("meta"):
+            built: transformers.PreTrainedModel = model_class_for(task or infer_task(config, model.name)).from_config(
+                config
+            )
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise CheckpointError(f"cannot be built: {first_line(error)}", where=model.name) from error
+    return built
+
+
 def model_class_for(task: str) -> Any:
     """The Auto class that loads models of a task, as optimum's TasksManager has it."""
     from optimum.exporters.tasks import TasksManager

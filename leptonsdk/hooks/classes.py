@@ -7,7 +7,7 @@ it to read its config. Import torch and the like inside the methods that need th
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar, runtime_checkable
@@ -20,7 +20,7 @@ from leptonsdk.hooks.capabilities import Capabilities, Need
 if TYPE_CHECKING:
     from datasets import Dataset
     from numpy.typing import NDArray
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from leptonsdk.artifact import Artifact
     from leptonsdk.checkpoint import Checkpoint
@@ -86,6 +86,25 @@ class Compressor(ABC, Generic[ConfigT]):
 
 class PostTrainingCompressor(Compressor[ConfigT]):
     """Takes a checkpoint, gives back a smaller one. The one it was given stays as it was."""
+
+    def checks_model(self) -> bool:
+        """Whether `check` has something to say with this config. Building a model's skeleton takes a plan some seconds."""
+        return False
+
+    def check(self, model: nn.Module, done: Collection[str]) -> Collection[str]:
+        """Called when a plan is made, with the model on the meta device (shapes, no weights).
+
+        Args:
+            model: The source model.
+            done: Names of the modules that earlier steps take.
+
+        Returns:
+            Names of the modules that this step takes.
+
+        Raises:
+            UsageError: This config cannot be applied to the model.
+        """
+        return ()
 
     @abstractmethod
     def compress(self, checkpoint: Checkpoint, context: StepContext) -> Checkpoint:

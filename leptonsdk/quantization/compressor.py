@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
@@ -14,6 +14,8 @@ from leptonsdk.quantization.scheme import PRESETS, Scheme
 from leptonsdk.quantization.scheme_codebooks import CODEBOOK_PRESETS, CodebookScheme, resolve_scheme
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from leptonsdk.checkpoint import Checkpoint
     from leptonsdk.quantization.tensor_codebook import AnyTensor
 
@@ -106,6 +108,13 @@ class RoundToNearestConfig(LayerChoice):
         return resolve_scheme(self.scheme, **self._short())
 
 
+def check_layers_fit(config: LayerChoice, model: nn.Module, done: Collection[str]) -> Collection[str]:
+    """Names of the layers that a config means; `UsageError` with the layers that its groups do not fit, and sizes that do."""
+    from leptonsdk.quantization.layers import layers_to_quantize
+
+    return [layer.name for layer in layers_to_quantize(model, config.resolve(), config.targets, config.ignore, done)]
+
+
 class RoundToNearest(PostTrainingCompressor[RoundToNearestConfig]):
     """Rounds each weight to the nearest of its integers; scales, or codebooks, are chosen for the least squared error.
 
@@ -126,6 +135,12 @@ class RoundToNearest(PostTrainingCompressor[RoundToNearestConfig]):
         devices=("cpu", "cuda"),
         formats=("compressed-tensors", "gptq", "safetensors"),
     )
+
+    def checks_model(self) -> bool:
+        return self.config.resolve().group_size is not None
+
+    def check(self, model: nn.Module, done: Collection[str]) -> Collection[str]:
+        return check_layers_fit(self.config, model, done)
 
     def compress(self, checkpoint: Checkpoint, context: StepContext) -> Checkpoint:
         """The checkpoint with integers, and a copy of its model that computes with them.

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from leptonsdk.errors import Problem, RecipeError, did_you_mean
 from leptonsdk.hooks import PluginConfig, Plugins
 from leptonsdk.recipe import checks
+from leptonsdk.recipe.checks_shapes import check_shapes
 from leptonsdk.recipe.schema import Recipe
 from leptonsdk.recipe.source import Path_, RecipeSource, read_recipe
 from leptonsdk.references import Reference
@@ -70,6 +71,8 @@ def make_plan(recipe: str | Path | dict[str, Any] | Recipe, plugins: Plugins, *,
     checks.check_data(data.get("data"), task, source, plugins, problems)
     checks.check_metrics(data, task, source, plugins, problems)
     checks.check_order(steps, exports, data, source, plugins, problems)
+    if not any(problem.severity == "error" for problem in problems):
+        check_shapes(model, task, steps, source, plugins, problems)
     warnings = tuple(problem for problem in problems if problem.severity == "warning")
     errors = [problem for problem in problems if problem.severity == "error"]
     if errors or parsed is None or model is None:

@@ -22,6 +22,7 @@ from leptonsdk_gptq.config import GPTQConfig
 from leptonsdk_gptq.solve import solve
 from leptonsdk_gptq.tune import tune_scales
 
+_TUNING_POSITIONS = 512
 _DECODED = 64  # tokens that an encoder-decoder writes for itself where the calibration data has only its inputs
 
 
@@ -44,7 +45,7 @@ def compress(checkpoint: Checkpoint, config: GPTQConfig, context: StepContext) -
     with torch.no_grad():
         lockstep = Lockstep(model, layers, groups, compute_dtype(config, model))
         with lockstep.opened(lambda name: found[name].dequantize()):
-            used = _start(lockstep, first, batches, config)
+            positions, rows = _start(lockstep, first, batches, config)
             _solve_all(lockstep, found, kept, scheme, scale_dtype, config, context)
         for name in layers.keys() - found.keys():  # never called in calibration: an expert, a head for another task
             found[name] = round_to_nearest(weight_of(layers[name]), scheme, scale_dtype=scale_dtype)
@@ -53,7 +54,7 @@ def compress(checkpoint: Checkpoint, config: GPTQConfig, context: StepContext) -
         ordered = tune_scales(
             model,
             ordered,
-            list(islice(calibration_inputs(model, context, config.batch_size), used)),
+            _tuning_inputs(model, context, positions, rows),
             epochs=config.resolved_epochs,
             compute_dtype=compute_dtype(config, model),
             seed=context.seed,
@@ -78,7 +79,9 @@ def calibration_inputs(model: Any, context: StepContext, batch_size: int) -> Ite
             if labels is not None and hasattr(model, "prepare_decoder_input_ids_from_labels"):
                 inputs["decoder_input_ids"] = model.prepare_decoder_input_ids_from_labels(labels.to(model.device))
             else:
-                inputs["decoder_input_ids"] = model.generate(**inputs, do_sample=False, max_new_tokens=_DECODED)
+                limit = getattr(model.config, "max_target_positions", None) or 2 * _DECODED
+                tokens = min(_DECODED, limit // 2)
+                inputs["decoder_input_ids"] = model.generate(**inputs, do_sample=False, max_new_tokens=tokens)
         yield {**inputs, **extra}
 
 
@@ -95,18 +98,28 @@ def compute_dtype(config: GPTQConfig, model: Any) -> torch.dtype:
     return torch.bfloat16 if model.dtype == torch.float32 else model.dtype
 
 
-def _start(lockstep: Lockstep, first: Inputs, rest: Iterator[Inputs], config: GPTQConfig) -> int:
-    """Run batches up to their first layer until there are enough positions. Returns how many."""
-    positions = used = 0
+def _start(lockstep: Lockstep, first: Inputs, rest: Iterator[Inputs], config: GPTQConfig) -> tuple[int, int]:
+    """Run batches up to their first layer until there are enough positions. Returns positions and rows."""
+    positions = rows = 0
     batch: Inputs | None = first
     while batch is not None:
         if config.resolved_correction:
             lockstep.start(batch, quantized=False)
         stream = lockstep.start(batch, quantized=True)
         positions += _positions(stream)
-        used += 1
+        rows += _row_count(batch)
         batch = next(rest, None) if positions < config.resolved_tokens else None
-    return used
+    return positions, rows
+
+
+def _row_count(inputs: Inputs) -> int:
+    return next(len(value) for value in inputs.values() if isinstance(value, Tensor))
+
+
+def _tuning_inputs(model: Any, context: StepContext, positions: int, rows: int) -> list[Inputs]:
+    """The same rows again, in smaller batches: tuning wants steps, and holds every activation of a batch."""
+    size = max(1, _TUNING_POSITIONS * rows // max(positions, 1))
+    return list(islice(calibration_inputs(model, context, size), -(-rows // size)))
 
 
 def _positions(stream: Stream) -> int:

@@ -19,8 +19,10 @@ from leptonsdk_gptq.config import GPTQConfig
 
 
 def fingerprint(config: GPTQConfig, layers: Mapping[str, nn.Module], first: Mapping[str, Any]) -> str:
-    """A hash of what the solutions depend on: config, weights, and the first calibration batch."""
-    digest = hashlib.sha256(config.model_dump_json().encode())
+    """A hash of what the solutions depend on: config (tuning comes after them), weights, and the first calibration batch."""
+    tokens, correction = config.resolved_tokens, config.resolved_correction
+    own = config.model_dump_json(exclude={"preset", "tuning_epochs", "targets", "ignore"})
+    digest = hashlib.sha256(f"{own} {tokens} {correction}".encode())
     for name, module in layers.items():
         weight = weight_of(module).detach()
         digest.update(

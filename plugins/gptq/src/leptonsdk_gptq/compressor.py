@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING, ClassVar
 
 from leptonsdk.hooks import Capabilities, PluginConfig, PostTrainingCompressor, StepContext
 from leptonsdk.quantization import PRESETS as SCHEMES
+from leptonsdk.quantization import check_layers_fit
 from leptonsdk_gptq.config import GPTQConfig
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from leptonsdk.checkpoint import Checkpoint
 
 
@@ -31,6 +35,12 @@ class GPTQ(PostTrainingCompressor[GPTQConfig]):
         devices=("cpu", "cuda"),
         formats=("compressed-tensors", "gptq"),
     )
+
+    def checks_model(self) -> bool:
+        return self.config.resolve().group_size is not None
+
+    def check(self, model: nn.Module, done: Collection[str]) -> Collection[str]:
+        return check_layers_fit(self.config, model, done)
 
     def compress(self, checkpoint: Checkpoint, context: StepContext) -> Checkpoint:
         """The checkpoint with integers, and a copy of its model that computes with them.
