@@ -81,10 +81,8 @@ def solve(
     damped, _ = factorize(hessian, damping)
     target = work
     if drift is not None and correction:
-        import os
-
-        _, wide = factorize(hessian, float(os.environ.get("CD", "0.01")))
-        moved = torch.cholesky_solve((work @ drift.to(work.dtype)).t(), wide).t()
+        _, steady = factorize(hessian, max(damping, _DRIFT_DAMPING))
+        moved = torch.cholesky_solve((work @ drift.to(work.dtype)).t(), steady).t()
         target = (work + correction * moved).masked_fill(kept, 0)
     scale, zero_point = search_scales(target, scheme, weight_importance=diagonal, scale_dtype=scale_dtype)
     order = torch.argsort(diagonal, descending=True, stable=True) if activation_order else None
