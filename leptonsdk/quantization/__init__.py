@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from leptonsdk.quantization.formats_codebooks import load_codebooks, save_codebooks
     from leptonsdk.quantization.formats_gptq import load_gptq, save_gptq
     from leptonsdk.quantization.formats_names import integers_by_module
-    from leptonsdk.quantization.rtn import quantize, round_to_nearest, search_scales
+    from leptonsdk.quantization.rtn import quantize, round_to_nearest, search_scales, search_scales_by
     from leptonsdk.quantization.tensor import QuantizedTensor
     from leptonsdk.quantization.tensor_codebook import CodebookTensor
 
@@ -55,6 +55,7 @@ __all__ = [
     "save_compressed",
     "save_gptq",
     "search_scales",
+    "search_scales_by",
     "tied_layers",
 ]
 
@@ -73,6 +74,7 @@ _HEAVY = {
     "save_compressed": "formats",
     "save_gptq": "formats_gptq",
     "search_scales": "rtn",
+    "search_scales_by": "rtn",
 }
 
 

@@ -9,7 +9,7 @@ Plain min-max scales are candidates as well, so the error is never above theirs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import torch
@@ -56,6 +56,20 @@ def search_scales(
     Raises:
         UsageError: The weight is not finite, groups do not fit, or the importance has another shape or is negative.
     """
+    options = (scale_dtype, observer, negative_scales, steps)
+    return search_scales_by(weight, scheme, [weight_importance], *options)[0]
+
+
+def search_scales_by(
+    weight: Tensor,
+    scheme: Scheme,
+    importances: Sequence[Tensor | None],
+    scale_dtype: torch.dtype | None = None,
+    observer: Observer = "mse",
+    negative_scales: bool | None = None,
+    steps: int | None = None,
+) -> list[tuple[Tensor, Tensor | None]]:
+    """`search_scales` for several importances of one weight at once, which tries every scale only once."""
     shape = scheme.scale_shape(weight.shape)
     if not bool(torch.isfinite(weight).all()):
         raise UsageError("the weight has NaN or infinite values")
@@ -64,17 +78,25 @@ def search_scales(
     if negative_scales is None:
         negative_scales = scheme.num_bits <= 4
     pieces = weight.detach().reshape(shape[0] * shape[1], -1)
-    importance = importance_in_pieces(weight_importance, weight, pieces.shape)
-    scale = torch.empty(len(pieces), dtype=dtype, device=weight.device)
-    zero_point = torch.zeros(len(pieces), dtype=torch.int8, device=weight.device)
+    by_piece = [importance_in_pieces(importance, weight, pieces.shape) for importance in importances]
+    found = [
+        (
+            torch.empty(len(pieces), dtype=dtype, device=weight.device),
+            torch.zeros(len(pieces), dtype=torch.int8, device=weight.device),
+        )
+        for _ in importances
+    ]
     rows = max(1, _CHUNK // max(pieces.shape[1], 1))
     for start in range(0, len(pieces), rows):
         part = slice(start, start + rows)
         x = pieces[part].to(work)
-        w = None if importance is None else importance[part].to(work)
+        weights = [None if importance is None else importance[part].to(work) for importance in by_piece]
         candidates = _candidates(x, scheme, observer, negative_scales, steps)
-        scale[part], zero_point[part] = _best(x, w, candidates, scheme, dtype)
-    return scale.reshape(shape), None if scheme.symmetric else zero_point.reshape(shape)
+        for (scale, zero_point), best in zip(found, _best(x, weights, candidates, scheme, dtype), strict=True):
+            scale[part], zero_point[part] = best
+    return [
+        (scale.reshape(shape), None if scheme.symmetric else zero_point.reshape(shape)) for scale, zero_point in found
+    ]
 
 
 def quantize(weight: Tensor, scale: Tensor, zero_point: Tensor | None, scheme: Scheme) -> Tensor:
@@ -152,16 +174,16 @@ def _candidates(
 
 def _best(
     x: Tensor,
-    importance: Tensor | None,
+    importances: Sequence[Tensor | None],
     candidates: Iterator[tuple[Tensor, Tensor]],
     scheme: Scheme,
     dtype: torch.dtype,
-) -> tuple[Tensor, Tensor]:
-    """The candidate of least (weighted) squared error for each piece; a piece of zeros gets scale 1."""
+) -> list[tuple[Tensor, Tensor]]:
+    """For each importance, the candidate of least squared error for each piece; a piece of zeros gets scale 1."""
     empty = (x == 0).all(1)
-    best_error = torch.full_like(empty, torch.inf, dtype=x.dtype)
-    best_scale = torch.ones_like(best_error, dtype=dtype)
-    best_zero = torch.zeros_like(empty, dtype=torch.int8)
+    errors = [torch.full_like(empty, torch.inf, dtype=x.dtype) for _ in importances]
+    scales = [torch.ones_like(empty, dtype=dtype) for _ in importances]
+    zeros = [torch.zeros_like(empty, dtype=torch.int8) for _ in importances]
     floor = _smallest(dtype)
     for raw, low in candidates:
         stored = torch.where(raw.abs() < floor, torch.where(raw < 0, -floor, floor), raw).to(dtype)
@@ -171,13 +193,14 @@ def _best(
             zero = (scheme.minimum - torch.round(low.unsqueeze(1) / scale)).clamp(scheme.minimum, scheme.maximum)
         rounded = _round(x, scale, zero, scheme)
         difference = (rounded if zero is None else rounded - zero).mul_(scale).sub_(x).square_()
-        error = (difference if importance is None else difference.mul_(importance)).sum(1)
-        better = error < best_error
-        best_error = torch.where(better, error, best_error)
-        best_scale = torch.where(better & ~empty, stored, best_scale)
-        if zero is not None:
-            best_zero = torch.where(better & ~empty, zero.squeeze(1).to(torch.int8), best_zero)
-    return best_scale, best_zero
+        for i, importance in enumerate(importances):
+            error = (difference if importance is None else difference * importance).sum(1)
+            better = error < errors[i]
+            errors[i] = torch.where(better, error, errors[i])
+            scales[i] = torch.where(better & ~empty, stored, scales[i])
+            if zero is not None:
+                zeros[i] = torch.where(better & ~empty, zero.squeeze(1).to(torch.int8), zeros[i])
+    return list(zip(scales, zeros, strict=True))
 
 
 def _smallest(dtype: torch.dtype) -> float:

@@ -22,9 +22,9 @@ class Preset:
 
 
 PRESETS: dict[str, Preset] = {
-    "fast": Preset(8_192, 0.0, 0),
-    "default": Preset(12_288, 0.5, 0),
-    "best": Preset(32_768, 0.5, 4),
+    "fast": Preset(3_072, 0.0, 0),
+    "default": Preset(8_192, 0.5, 0),
+    "best": Preset(32_768, 0.5, 1),
 }
 
 

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from leptonsdk.errors import UsageError
-from leptonsdk.quantization import QuantizedTensor, Scheme, quantize, round_to_nearest, search_scales
+from leptonsdk.quantization import QuantizedTensor, Scheme, quantize, round_to_nearest, search_scales_by
 
 _BLOCK = 64  # columns whose updates stay in the processor's cache
 _MAX_DAMPING = 1e4
@@ -32,7 +32,10 @@ _DRIFT_DAMPING = 0.03  # the drift is less sure than the Hessian; measured on Sm
 
 @dataclass(frozen=True)
 class Solution:
-    """A quantized weight, and what it loses per row (float64 ``[out]``), beside what round-to-nearest would have lost."""
+    """A quantized weight, and what it loses per row (float64 ``[out]``), beside what round-to-nearest would have lost.
+
+    Both are measured against the target, which is the weight itself where no drift is corrected.
+    """
 
     tensor: QuantizedTensor
     error: Tensor
@@ -71,28 +74,25 @@ def solve(
     if not bool(torch.isfinite(hessian).all()):
         raise UsageError("its calibration inputs are not finite", hint="calibrate in float32 or bfloat16")
     scale_dtype = scale_dtype or weight.dtype
-    nearest = round_to_nearest(weight, scheme, scale_dtype=scale_dtype)
     kept = weight.detach() == 0
     work = weight.detach().to(hessian.dtype)
     diagonal = hessian.diagonal()
     if not bool((diagonal > 0).any()):  # no input ever: any rounding is as good
         zeros = torch.zeros(weight.shape[0], dtype=torch.float64, device=weight.device)
-        return Solution(nearest, zeros, zeros)
+        return Solution(round_to_nearest(weight, scheme, scale_dtype=scale_dtype), zeros, zeros)
     damped, _ = factorize(hessian, damping)
     target = work
     if drift is not None and correction:
         _, steady = factorize(hessian, max(damping, _DRIFT_DAMPING))
         moved = torch.cholesky_solve((work @ drift.to(work.dtype)).t(), steady).t()
         target = (work + correction * moved).masked_fill(kept, 0)
-    scale, zero_point = search_scales(target, scheme, weight_importance=diagonal, scale_dtype=scale_dtype)
+    (scale, zero_point), plain = search_scales_by(target, scheme, [diagonal, None], scale_dtype)
+    nearest = QuantizedTensor(quantize(target, *plain, scheme), *plain, scheme)
     order = torch.argsort(diagonal, descending=True, stable=True) if activation_order else None
     integers = _sweep(target, damped, scale, zero_point, scheme, order, kept)
     found = QuantizedTensor(integers, scale, zero_point, scheme)
     error = layer_error(target, found, hessian)
     nearest_error = layer_error(target, nearest, hessian)
-    rounded = QuantizedTensor(quantize(target, scale, zero_point, scheme), scale, zero_point, scheme)
-    rounded_error = layer_error(target, rounded, hessian)
-    found, error = _better_rows(found, error, rounded, rounded_error)
     if scheme.strategy != "tensor":
         found, error = _better_rows(found, error, nearest, nearest_error)
     elif float(nearest_error.sum()) < float(error.sum()):
