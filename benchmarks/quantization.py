@@ -93,20 +93,8 @@ def language_model(options: Any, work: Path) -> list[dict[str, object]]:
     for name, method, config, calibrated in variants((4, 3)):
         if options.only and not any(part in name for part in options.only):
             continue
-        made.append(
-            (
-                name,
-                *make(
-                    model,
-                    work,
-                    name,
-                    method,
-                    config,
-                    calibration if calibrated else None,
-                    "bfloat16" if method == "gptq" else "float16" if method is None else "float32",
-                ),
-            )
-        )
+        dtype = "bfloat16" if method == "gptq" else "float32"
+        made.append((name, *make(model, work, name, method, config, calibration if calibrated else None, dtype)))
     for peer in options.peer:
         name, _, python = peer.partition("=")
         for bits in (4, 3):
@@ -118,7 +106,7 @@ def language_model(options: Any, work: Path) -> list[dict[str, object]]:
             }
             job["config"] = {"bit_width": bits, "group_size": GROUP}
             print(f"making {name} {bits} bits", flush=True)
-            figures = run(job, python, HERE / "peers" / f"{name}.py")
+            figures = run(job, python, HERE / "peers" / f"run_{name}.py")
             made.append((f"peer {name} {bits} bits", Path(str(job["out"])), figures))
     for name, folder, figures in made:
         scores = lepton.evaluate(folder, [held_out], task="text-generation", batch_size=1, max_length=1024)
