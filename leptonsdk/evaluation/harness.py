@@ -37,7 +37,8 @@ def evaluate(
         plugins: Where tasks and backends come from.
         metrics: Names to keep; ``evaluate:NAME_OR_PATH`` adds one of the evaluate library. Default: all of the task.
         settings: Batch size, longest input, progress.
-        baseline: For metrics that are a distance to it, such as ``kl``.
+        baseline: For metrics that are a distance to it, such as ``kl``; without it they are left out. The model itself
+            may be it.
         threads: Of the runtime's own pool.
 
     Raises:
@@ -47,7 +48,8 @@ def evaluate(
     evaluator = plugins.get("evaluator", subject.task)()
     settings = subject_settings(subject, settings)
     if baseline is not None:
-        settings = dataclasses.replace(settings, reference=open_subject(baseline, plugins).runner)
+        reference = subject.runner if baseline is model else open_subject(baseline, plugins).runner
+        settings = dataclasses.replace(settings, reference=reference)
     examples = evaluator.examples(data.rows, subject.processor, settings)
     ids = data.ids if examples is data.rows else fingerprint_rows(examples)
     start = time.perf_counter()

@@ -220,7 +220,7 @@ class EvaluationSettings:
     Attributes:
         batch_size: Examples per forward.
         max_length: Longest input in tokens; None: the model's own limit.
-        reference: The baseline's runner, for metrics that are a distance to it.
+        reference: The baseline's runner, for metrics that are a distance to it; the very runner where that is evaluated.
         progress: Shown to people.
         options: What belongs to the model or the task, such as ``{"pooling": "mean"}``.
     """

@@ -200,7 +200,7 @@ class _Execution:
                 self.plugins,
                 metrics=self.recipe.evaluation.metrics,
                 settings=self.settings(),
-                baseline=None if name == BASELINE else self.checkpoint(BASELINE),
+                baseline=self.checkpoint(BASELINE),
                 threads=self.threads,
             )
             scores.save(folder / "scores.parquet")
