@@ -19,12 +19,11 @@ def main() -> None:
     model = lepton.load_model(job["model"], dtype=getattr(torch, job["dtype"]))
     calibration = None
     if job["calibration"]:
-        stored = load_file(job["calibration"])
-        count = 1 + max(int(name.partition(".")[0]) for name in stored)
-        calibration = [
-            {name.partition(".")[2]: stored[name] for name in stored if name.startswith(f"{index}.")}
-            for index in range(count)
-        ]
+        batches: dict[str, dict[str, torch.Tensor]] = {}
+        for name, tensor in sorted(load_file(job["calibration"]).items()):
+            batch, _, key = name.partition(".")
+            batches.setdefault(batch, {})[key] = tensor
+        calibration = list(batches.values())
     start = time.perf_counter()
     if job["method"] is not None:
         model = lepton.quantize_model(model, calibration=calibration, method=job["method"], **job["config"])
