@@ -90,10 +90,7 @@ def compute_dtype(config: GPTQConfig, model: Any) -> torch.dtype:
     if config.compute_dtype != "auto":
         return torch.float32 if config.compute_dtype == "float32" else torch.bfloat16
     if model.device.type == "cpu":
-        fast = (
-            torch.backends.cpu.get_cpu_capability().startswith("AVX512")
-            and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-        )
+        fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
         return torch.bfloat16 if fast else torch.float32
     return torch.bfloat16 if model.dtype == torch.float32 else model.dtype
 
