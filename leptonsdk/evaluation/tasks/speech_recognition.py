@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-_NEW_TOKENS = 224  # half of Whisper's 448 target positions, what its authors decode at most per 30 seconds
+_POSITIONS = 448  # Whisper's own; its authors decode half as many tokens at most per 30 seconds
 
 
 class SpeechRecognition(Evaluator):
@@ -25,7 +25,7 @@ class SpeechRecognition(Evaluator):
     Both sides are normalised first: by transformers' English normaliser for Whisper's tokenizer ("Seven." is "7"), by the
     basic one (case, punctuation) for others; ``options["normalizer"]``, ``english`` or ``basic``, chooses. Rates are those
     of Radford et al. 2022 (https://arxiv.org/abs/2212.04356), over all examples together; they can exceed 1.
-    Transcripts are greedy, of ``options["max_new_tokens"]`` tokens at most.
+    Transcripts are greedy, of ``options["max_new_tokens"]`` tokens at most (half of the decoder's positions by default).
     """
 
     name = "automatic-speech-recognition"
@@ -87,7 +87,8 @@ def transcribe(runner: Runner, processor: Any, audio: Sequence[Any], settings: E
                 where=SpeechRecognition.name,
                 hint="evaluate it in torch",
             )
-        ids = generate(**inputs, max_new_tokens=settings.options.get("max_new_tokens", _NEW_TOKENS))
+        limit = settings.options.get("max_target_positions", _POSITIONS) // 2
+        ids = generate(**inputs, max_new_tokens=settings.options.get("max_new_tokens", limit))
         return list(processor.tokenizer.batch_decode(ids, skip_special_tokens=True))
     best = runner(**inputs).logits.argmax(dim=-1)
     # What stands in the frames of the padding was not said; frames are in proportion to samples.
