@@ -9,6 +9,7 @@ from leptonsdk.data.digits import Digits
 from leptonsdk.data.docstrings import PythonDocstrings
 from leptonsdk.evaluation.tasks.classification import ImageClassification, TextClassification
 from leptonsdk.evaluation.tasks.embedding import FeatureExtraction
+from leptonsdk.evaluation.tasks.speech_recognition import SpeechRecognition
 from leptonsdk.evaluation.tasks.text_generation import TextGeneration
 from leptonsdk.hooks import Compressor, DatasetProvider, Evaluator, hookimpl
 from leptonsdk.quantization.compressor import RoundToNearest
@@ -21,7 +22,7 @@ def lepton_compressors() -> Iterable[type[Compressor[Any]]]:
 
 @hookimpl
 def lepton_evaluators() -> Iterable[type[Evaluator]]:
-    return [TextClassification, ImageClassification, FeatureExtraction, TextGeneration]
+    return [TextClassification, ImageClassification, FeatureExtraction, TextGeneration, SpeechRecognition]
 
 
 @hookimpl

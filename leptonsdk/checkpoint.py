@@ -242,7 +242,7 @@ def _load_model(
     options: Mapping[str, Any],
     located: Reference,
 ) -> tuple[Any, Mapping[str, AnyTensor]]:
-    auto_class = model_class_for(task)
+    auto_class = model_class_for(task, config)
     quantized: Mapping[str, AnyTensor] = {}
     section = quantization_section(config)
     try:
@@ -290,20 +290,24 @@ def load_skeleton(model: Reference, task: str | None) -> transformers.PreTrained
     try:
         config = AutoConfig.from_pretrained(model.folder)
         with torch.device("meta"):
-            built: transformers.PreTrainedModel = model_class_for(task or infer_task(config, model.name)).from_config(
-                config
-            )
+            auto_class = model_class_for(task or infer_task(config, model.name), config)
+            built: transformers.PreTrainedModel = auto_class.from_config(config)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise CheckpointError(f"cannot be built: {first_line(error)}", where=model.name) from error
     return built
 
 
-def model_class_for(task: str) -> Any:
-    """The Auto class that loads models of a task, as optimum's TasksManager has it."""
+def model_class_for(task: str, config: Any = None) -> Any:
+    """The Auto class that loads models of a task, as optimum's TasksManager has it.
+
+    Speech recognition has two, for encoder-decoders and for CTC: the config tells which.
+    """
     from optimum.exporters.tasks import TasksManager
 
     try:
-        return TasksManager.get_model_class_for_task(TasksManager.map_from_synonym(task))
+        task = TasksManager.map_from_synonym(task)
+        model_type = getattr(config, "model_type", None) if task == "automatic-speech-recognition" else None
+        return TasksManager.get_model_class_for_task(task, model_type=model_type)
     except (KeyError, ValueError) as error:
         raise CheckpointError(f"unknown task '{task}'", hint=f"{first_line(error)}") from error
 

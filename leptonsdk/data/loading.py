@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import Audio, Dataset, DatasetDict, Image, load_dataset
+from datasets import Audio, Dataset, DatasetDict, Image, Value, load_dataset
 from datasets.exceptions import DatasetGenerationError
 
 from leptonsdk.data.spec import AUDIO, FORMATS, IMAGES, DataSpec, file_format
@@ -67,7 +67,7 @@ def load_data(
     label = "/".join(part for part in (_name(spec.path), spec.name, spec.split) if part)
     if len(rows) == 0:
         raise DataError("it has no rows", where=f"data '{label}'")
-    rows = map_columns(rows, spec, evaluator)
+    rows = undecoded(map_columns(rows, spec, evaluator), evaluator, _folder(spec, base), label)
     return Data(rows, fingerprint_rows(rows), label)
 
 
@@ -100,6 +100,7 @@ def to_data(
     if limit is not None and limit < len(value):
         value = value.select(sorted(np.random.default_rng(seed).permutation(len(value))[:limit].tolist()))
     rows = map_columns(value, DataSpec(path="data", columns=dict(columns or {})), evaluator)
+    rows = undecoded(rows, evaluator, Path.cwd(), "data")
     return Data(rows, fingerprint_rows(rows), "data")
 
 
@@ -190,6 +191,32 @@ def map_columns(rows: Dataset, spec: DataSpec, evaluator: type[Evaluator]) -> Da
     return rows.select_columns(list(chosen.values())).rename_columns(
         {column: role for role, column in chosen.items() if role != column}
     )
+
+
+def undecoded(rows: Dataset, evaluator: type[Evaluator], folder: Path, label: str) -> Dataset:
+    """The rows with their audio files as ``{"path", "bytes"}``: what `datasets` decodes itself takes torchcodec and ffmpeg.
+
+    A path in a table starts from ``folder``, the table's own; a file that is not there is a `DataError`.
+    """
+    for role in sorted(evaluator.files & set(rows.column_names)):
+        feature = rows.features[role]
+        if isinstance(feature, Value) and feature.dtype in ("string", "large_string"):
+            paths = [str(folder / Path(path).expanduser()) for path in rows[role]]
+            if missing := [path for path in paths if not Path(path).is_file()]:
+                message = f"{len(missing)} of {len(paths)} files are not there: {missing[0]}"
+                raise DataError(message, where=f"data '{label}', {role}")
+            rows = rows.remove_columns(role).add_column(role, paths)
+            feature = Audio()
+        if isinstance(feature, Audio):
+            rows = rows.cast_column(role, Audio(decode=False))
+    return rows
+
+
+def _folder(spec: DataSpec, base: Path | None) -> Path:
+    path = find_local(spec.path, base)
+    if path is None:
+        return base or Path.cwd()
+    return path.parent if path.is_file() else path
 
 
 def fingerprint_rows(rows: Dataset) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from transformers import AutoConfig
 
 from leptonsdk.artifact import Artifact
 from leptonsdk.checkpoint import Checkpoint, load_processor
+from leptonsdk.errors import EvaluationError
 from leptonsdk.hooks import Plugins, Runner
 from leptonsdk.quantization.library_layers import library_method
 
@@ -41,9 +42,25 @@ class TorchRunner:
         self.input_names = frozenset(p.name for p in parameters if p.kind is not p.VAR_KEYWORD)
 
     def __call__(self, **inputs: torch.Tensor) -> Any:
-        moved = {name: value.to(self.model.device) for name, value in inputs.items() if name in self.input_names}
         with torch.inference_mode():
-            return self.model(**moved)
+            return self.model(**self._moved(inputs))
+
+    def generate(self, *, max_new_tokens: int, **inputs: torch.Tensor) -> torch.Tensor:
+        """Greedy generation, token ids ``[batch, longest]``, as the model's own ``generate`` gives them.
+
+        Raises:
+            EvaluationError: The model has none.
+        """
+        if not self.model.can_generate():
+            raise EvaluationError("it cannot generate", where=type(self.model).__name__)
+        with torch.inference_mode():
+            ids: torch.Tensor = self.model.generate(
+                **self._moved(inputs), max_new_tokens=max_new_tokens, do_sample=False, num_beams=1
+            )
+        return ids
+
+    def _moved(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {name: value.to(self.model.device) for name, value in inputs.items() if name in self.input_names}
 
 
 def open_subject(model: Checkpoint | Artifact, plugins: Plugins, *, threads: int | None = None) -> Subject:
@@ -76,6 +93,10 @@ def _options(config: Any, pooling: bytes | None) -> dict[str, Any]:
     options: dict[str, Any] = {"label2id": dict(getattr(config, "label2id", None) or {})}
     if (positions := getattr(config, "max_position_embeddings", None)) is not None:
         options["max_positions"] = positions
+    if getattr(config, "is_encoder_decoder", False):
+        for name in ("decoder_start_token_id", "max_target_positions"):
+            if (value := getattr(config, name, None)) is not None:
+                options[name] = value
     if pooling is not None:
         modes = json.loads(pooling)
         chosen = [key for key, on in modes.items() if key.startswith("pooling_mode_") and on is True]

@@ -240,6 +240,7 @@ class Evaluator(ABC):
         columns: Each role, and the column names that are taken for it when the user maps none.
         required: Alternatives: the roles of at least one of these sets must be there.
         metrics: What it offers. A metric counts where `evaluate` made its columns.
+        files: Roles that are audio files: text in them is a path, and `encode` gets ``{"path", "bytes"}``, undecoded.
         length_input: The model input whose second axis is the sequence length, or None where there is none to choose.
     """
 
@@ -247,6 +248,7 @@ class Evaluator(ABC):
     columns: ClassVar[Mapping[str, Sequence[str]]]
     required: ClassVar[tuple[frozenset[str], ...]]
     metrics: ClassVar[tuple[Metric, ...]]
+    files: ClassVar[frozenset[str]] = frozenset()
     length_input: ClassVar[str | None] = None
 
     def examples(self, rows: Dataset, processor: Any, settings: EvaluationSettings) -> Dataset:
