@@ -50,11 +50,16 @@ def variants(bits: tuple[int, ...]) -> list[Variant]:
 def run(
     job: dict[str, Any], python: str = sys.executable, script: Path = HERE / "quantization_worker.py"
 ) -> dict[str, Any]:
-    """One job in a child process; what it says last is its figures."""
+    """One job in a child process; what it says last is its figures, which are kept beside what it made."""
+    kept = Path(f"{job['out']}.json")
+    if kept.is_file():
+        return dict(json.loads(kept.read_text(encoding="utf-8")))
+    print(f"making {Path(job['out']).name}", flush=True)
     done = subprocess.run([python, str(script), json.dumps(job)], stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{script.name} failed for {job['out']}")
     figures: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    kept.write_text(json.dumps(figures), encoding="utf-8")
     return figures
 
 
@@ -71,7 +76,6 @@ def make(
         "threads": available_threads(),
         "dtype": dtype,
     }
-    print(f"making {name}", flush=True)
     return out, run(job)
 
 
@@ -105,7 +109,6 @@ def language_model(options: Any, work: Path) -> list[dict[str, object]]:
                 "threads": available_threads(),
             }
             job["config"] = {"bit_width": bits, "group_size": GROUP}
-            print(f"making {name} {bits} bits", flush=True)
             figures = run(job, python, HERE / "peers" / f"run_{name}.py")
             made.append((f"peer {name} {bits} bits", Path(str(job["out"])), figures))
     for name, folder, figures in made:
@@ -115,8 +118,8 @@ def language_model(options: Any, work: Path) -> list[dict[str, object]]:
                 "variant": name,
                 "perplexity": f"{scores.value('perplexity'):.2f}",
                 "bits per weight": f"{profile_safetensors(folder).bits_per_weight:.2f}",
-                "seconds": f"{figures['seconds']:.0f}",
-                "peak RSS": f"{figures['peak'] / 1e9:.2f} GB",
+                "seconds": f"{figures['seconds']:.0f}" if figures["seconds"] else "not kept",
+                "peak RSS": f"{figures['peak'] / 1e9:.2f} GB" if figures["peak"] else "not kept",
             }
         )
         print(table[-1], flush=True)
@@ -155,13 +158,15 @@ def main() -> None:
     parser.add_argument(
         "--peer", action="append", default=[], metavar="NAME=PYTHON", help="llmcompressor=/path/to/python"
     )
+    parser.add_argument("--resume", action="store_true", help="Go on with what an interrupted run has made.")
     parser.add_argument(
         "--only", nargs="*", help="Parts of the names of the language model's variants; no table is kept."
     )
     options = parser.parse_args()
     work: Path = options.work_dir / "quantization"
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
+    if not options.resume:
+        shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True, exist_ok=True)
     perplexities = language_model(options, work)
     if options.only:
         print(markdown(perplexities))

@@ -19,6 +19,7 @@ from leptonsdk_gptq.calibrate_kept import Kept, fingerprint
 from leptonsdk_gptq.calibrate_statistics import Statistics
 from leptonsdk_gptq.calibrate_streams import Group, Inputs, Lockstep, Stream, arrivals, find_groups, weight_of
 from leptonsdk_gptq.config import GPTQConfig
+from leptonsdk_gptq.memory import trim
 from leptonsdk_gptq.solve import solve
 from leptonsdk_gptq.tune import tune_scales
 
@@ -139,6 +140,7 @@ def _solve_all(
             tensors = _solve(lockstep, group, scheme, scale_dtype, config)
             found.update(tensors)
             kept.add(group.position, tensors)
+            trim()
         lockstep.release(group)
     context.progress(total, total, "solved")
 
@@ -195,6 +197,7 @@ def _one_row(inputs: Inputs) -> Inputs:
 
 
 def _result(checkpoint: Checkpoint, tensors: Mapping[str, QuantizedTensor]) -> Checkpoint:
+    trim()
     model = copy.deepcopy(checkpoint.model)
     modules = dict(model.named_modules())
     with torch.no_grad():

@@ -22,7 +22,7 @@ class Preset:
 
 
 PRESETS: dict[str, Preset] = {
-    "fast": Preset(3_072, 0.0, 0),
+    "fast": Preset(2_048, 0.0, 0),
     "default": Preset(8_192, 0.5, 0),
     "best": Preset(32_768, 0.5, 1),
 }
