@@ -146,9 +146,9 @@ def quantize_model(
         )
     given = {"scheme": scheme, "bit_width": bit_width, "group_size": group_size, "symmetric": symmetric}
     options = {name: value for name, value in given.items() if value is not None}
-    if scheme is None and "bit_width" not in options and method in ("rtn", "gptq"):
-        options["bit_width"] = 8
     cls = plugins.get("compressor", method)
+    if scheme is None and "bit_width" in cls.config_class.model_fields:
+        options.setdefault("bit_width", 8)
     try:
         settings = cls.config_class(targets=tuple(targets), ignore=tuple(ignore), **options, **config)
     except ValidationError as error:

@@ -246,7 +246,7 @@ def _load_model(
     quantized: Mapping[str, AnyTensor] = {}
     section = quantization_section(config)
     try:
-        if (method := quantization_section(config).get("quant_method")) in READERS:
+        if (method := section.get("quant_method")) in READERS:
             # The integers are read as they are: transformers would keep them in layers of its own.
             state, integers = READERS[method](folder, dtype=dtype)
             del config.quantization_config

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from leptonsdk.quantization.compressor import QuantizerConfig, RoundToNearest, RoundToNearestConfig, check_layers_fit
+from leptonsdk.quantization.compressor import LayerQuantizer, QuantizerConfig, RoundToNearest, RoundToNearestConfig
 from leptonsdk.quantization.layers import LinearLayer, class_names, layers_to_quantize, tied_layers
 from leptonsdk.quantization.library_layers import refuse_library_layers
 from leptonsdk.quantization.scheme import PRESETS, Scheme, check_fits, fitting_group_sizes, matches
@@ -29,6 +29,7 @@ __all__ = [
     "PRESETS",
     "CodebookScheme",
     "CodebookTensor",
+    "LayerQuantizer",
     "LinearLayer",
     "QuantizedTensor",
     "QuantizerConfig",
@@ -36,7 +37,6 @@ __all__ = [
     "RoundToNearestConfig",
     "Scheme",
     "check_fits",
-    "check_layers_fit",
     "class_names",
     "fit_codebook",
     "fitting_group_sizes",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
@@ -108,14 +108,25 @@ class RoundToNearestConfig(LayerChoice):
         return resolve_scheme(self.scheme, **self._short())
 
 
-def check_layers_fit(config: LayerChoice, model: nn.Module, done: Collection[str]) -> Collection[str]:
-    """Names of the layers that a config means; `UsageError` with the layers that its groups do not fit, and sizes that do."""
-    from leptonsdk.quantization.layers import layers_to_quantize
-
-    return [layer.name for layer in layers_to_quantize(model, config.resolve(), config.targets, config.ignore, done)]
+ChoiceT = TypeVar("ChoiceT", bound=LayerChoice)
 
 
-class RoundToNearest(PostTrainingCompressor[RoundToNearestConfig]):
+class LayerQuantizer(PostTrainingCompressor[ChoiceT]):
+    """Base of compressors that quantize the layers which a `LayerChoice` means: a plan tells where groups do not fit."""
+
+    def checks_model(self) -> bool:
+        return self.config.resolve().group_size is not None
+
+    def check(self, model: nn.Module, done: Collection[str]) -> Collection[str]:
+        from leptonsdk.quantization.layers import layers_to_quantize
+
+        config = self.config
+        return [
+            layer.name for layer in layers_to_quantize(model, config.resolve(), config.targets, config.ignore, done)
+        ]
+
+
+class RoundToNearest(LayerQuantizer[RoundToNearestConfig]):
     """Rounds each weight to the nearest of its integers; scales, or codebooks, are chosen for the least squared error.
 
     Layers that an earlier step quantized stay as they are, so that two steps make a mixed scheme: first the special
@@ -135,12 +146,6 @@ class RoundToNearest(PostTrainingCompressor[RoundToNearestConfig]):
         devices=("cpu", "cuda"),
         formats=("compressed-tensors", "gptq", "safetensors"),
     )
-
-    def checks_model(self) -> bool:
-        return self.config.resolve().group_size is not None
-
-    def check(self, model: nn.Module, done: Collection[str]) -> Collection[str]:
-        return check_layers_fit(self.config, model, done)
 
     def compress(self, checkpoint: Checkpoint, context: StepContext) -> Checkpoint:
         """The checkpoint with integers, and a copy of its model that computes with them.

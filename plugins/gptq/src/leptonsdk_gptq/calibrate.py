@@ -154,15 +154,16 @@ def _solve(
     statistics = Statistics(joint.shape[1], joint.device, lockstep.compute_dtype or torch.float32)
     for arrived in arrivals(lockstep.waiting(group)):
         statistics.add(arrived.x, arrived.source)
+    hessian, drift = statistics.hessian(), statistics.drift()
     parts = [joint] if scheme.strategy != "tensor" else [weight.float() for weight in weights.values()]
     solutions = []
     for part in parts:
         try:
             solution = solve(
                 part,
-                statistics.hessian(),
+                hessian,
                 scheme,
-                drift=statistics.drift(),
+                drift=drift,
                 correction=config.resolved_correction,
                 damping=config.damping,
                 activation_order=config.actorder is not None,

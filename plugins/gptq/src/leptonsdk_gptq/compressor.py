@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import TYPE_CHECKING, ClassVar
 
-from leptonsdk.hooks import Capabilities, PluginConfig, PostTrainingCompressor, StepContext
+from leptonsdk.hooks import Capabilities, PluginConfig, StepContext
 from leptonsdk.quantization import PRESETS as SCHEMES
-from leptonsdk.quantization import check_layers_fit
+from leptonsdk.quantization import LayerQuantizer
 from leptonsdk_gptq.config import GPTQConfig
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from leptonsdk.checkpoint import Checkpoint
 
 
-class GPTQ(PostTrainingCompressor[GPTQConfig]):
+class GPTQ(LayerQuantizer[GPTQConfig]):
     """Rounds weights so that each layer's outputs on calibration data change least (arXiv 2210.17323).
 
     Layers that an earlier step quantized stay as they are.
@@ -35,12 +32,6 @@ class GPTQ(PostTrainingCompressor[GPTQConfig]):
         devices=("cpu", "cuda"),
         formats=("compressed-tensors", "gptq"),
     )
-
-    def checks_model(self) -> bool:
-        return self.config.resolve().group_size is not None
-
-    def check(self, model: nn.Module, done: Collection[str]) -> Collection[str]:
-        return check_layers_fit(self.config, model, done)
 
     def compress(self, checkpoint: Checkpoint, context: StepContext) -> Checkpoint:
         """The checkpoint with integers, and a copy of its model that computes with them.
