@@ -26,7 +26,13 @@ from leptonsdk.gating import paired_proportions, ratio_of_medians
 from leptonsdk.hooks import EvaluationSettings
 from leptonsdk.pipeline.fingerprints import available_threads
 
-OURS = ("fp32", "int8-dynamic", "int8-static")
+OURS: dict[str, dict[str, Any]] = {
+    "fp32": {"precision": "fp32"},
+    "int8-dynamic": {"precision": "int8-dynamic"},
+    "int8-dynamic, scales by row": {"precision": "int8-dynamic", "activation_scales": "row"},
+    "int8-dynamic, in blocks": {"precision": "int8-dynamic", "activation_scales": "block"},
+    "int8-static": {"precision": "int8-static"},
+}
 FIRST = 2000
 
 
@@ -71,10 +77,10 @@ def main() -> None:
     train = DataSpec(path=str(options.data_dir / "sst2" / "train.tsv"), limit=512)
 
     artifacts = {}
-    for precision in OURS:
-        print(f"exporting {precision}")
-        artifacts[f"ours {precision}"] = lepton.export(
-            model, "onnxruntime", work / precision, precision=precision, calibration=train, samples=dev
+    for number, (variant, config) in enumerate(OURS.items()):
+        print(f"exporting {variant}")
+        artifacts[f"ours {variant}"] = lepton.export(
+            model, "onnxruntime", work / str(number), calibration=train, samples=dev, **config
         )
     for per_channel in (False, True):
         made = peer(artifacts["ours fp32"], work / f"peer-{per_channel}", per_channel)

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx_ir as ir
+import onnxruntime as ort
 import pytest
 from leptonsdk_onnxruntime.calibrate import Histogram
+from leptonsdk_onnxruntime.config import OnnxRuntimeConfig
+from leptonsdk_onnxruntime.graph import add_initializer
 from leptonsdk_onnxruntime.quantize_blocks import block_size, quantize_blocks
+from leptonsdk_onnxruntime.quantize_graph import quantize_graph
 from leptonsdk_onnxruntime.quantize_scales import (
     activation_range_to_scale,
     histogram_range,
@@ -124,3 +129,38 @@ def test_blocks_are_the_kernels_layout_and_round_back():
     back = ((integers.astype(np.float32) - 128) * scale[:, :, None]).reshape(10, 96)
     assert np.abs(back - weight).max() < np.abs(weight).max() / 127
     assert block_size(100) is None
+
+
+def product_graph(weight):
+    """A graph of one product, [rows, in] to [rows, out]."""
+    source = ir.val("x", dtype=ir.DataType.FLOAT, shape=ir.Shape(["rows", weight.shape[0]]))
+    graph = ir.Graph([source], [], nodes=[], name="product", opset_imports={"": 20})
+    node = ir.node("MatMul", [source, add_initializer(graph, "w", weight)])
+    graph.append(node)
+    node.outputs[0].name, node.outputs[0].dtype = "y", ir.DataType.FLOAT
+    graph.outputs.append(node.outputs[0])
+    return ir.Model(graph, ir_version=10)
+
+
+@pytest.mark.parametrize(("scales", "by_rows"), [("tensor", 0), ("row", 1), ("auto", 1)])
+def test_with_a_scale_per_row_an_outlier_stays_in_its_row(scales, by_rows):
+    rng = np.random.default_rng(8)
+    weight = rng.normal(size=(64, 16)).astype(np.float32)
+    values = rng.normal(size=(20, 64)).astype(np.float32)
+    values[3] *= 1000
+    values[4] = 0
+    model = product_graph(weight)
+    report = quantize_graph(model, OnnxRuntimeConfig(), scales=scales)
+    assert (report.matmuls, report.matmuls_by_rows) == (1 - by_rows, by_rows)
+    session = ort.InferenceSession(ir.to_proto(model).SerializeToString(), providers=["CPUExecutionProvider"])
+    [product] = session.run(None, {"x": values})
+    others = [row for row in range(20) if row != 3]
+    error = np.abs(product - values @ weight)[others].max() / np.abs(values @ weight)[others].max()
+    assert np.isfinite(product).all()
+    assert not product[4].any()
+    assert (error < 0.02) == bool(by_rows)
+
+
+def test_rows_by_default_only_where_a_product_contracts():
+    model = product_graph(np.random.default_rng(9).normal(size=(16, 64)).astype(np.float32))
+    assert quantize_graph(model, OnnxRuntimeConfig(), scales="auto").matmuls == 1

@@ -10,6 +10,7 @@ from leptonsdk.hooks import PluginConfig
 
 Precision = Literal["fp32", "int8", "int8-dynamic", "int8-static"]
 PRECISIONS: tuple[str, ...] = ("fp32", "int8", "int8-dynamic", "int8-static")
+ActivationScales = Literal["auto", "tensor", "row", "block"]
 DEFAULT_INT8 = "int8-dynamic"
 
 
@@ -41,10 +42,11 @@ class OnnxRuntimeConfig(PluginConfig):
         description="Use 7 of the 8 bits for weights: needed on x86 CPUs with AVX2 but without VNNI, whose int8 kernels "
         "saturate otherwise.",
     )
-    activation_scales: Literal["auto", "tensor", "block"] = Field(
+    activation_scales: ActivationScales = Field(
         default="auto",
-        description="int8-dynamic: one scale for a whole activation (fastest), or one for each block of channels in each row "
-        "(closest); auto: blocks for language models with a cache, a tensor otherwise.",
+        description="int8-dynamic: one scale for a whole activation (fastest), one for each row, that is each token, or one "
+        "for each block of channels in each row (slowest); auto: blocks for language models with a cache, otherwise rows "
+        "where a product has more inputs than outputs (an FFN's second), a tensor elsewhere.",
     )
     calibration_samples: int = Field(
         default=128, ge=1, description="Examples to calibrate activations with (int8-static)."

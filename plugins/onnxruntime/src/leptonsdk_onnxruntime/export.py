@@ -76,8 +76,8 @@ def _quantize(
     pack_siblings(traced.model, config.ignore)
     if config.resolved_precision == "int8-dynamic":
         decoder = any(str(value.name).startswith(CACHE_PREFIX) for value in traced.model.graph.inputs)
-        blocks = config.activation_scales == "block" or (config.activation_scales == "auto" and decoder)
-        return quantize_graph(traced.model, config, blocks=blocks), {"method": "dynamic"}
+        scales = "block" if decoder and config.activation_scales == "auto" else config.activation_scales
+        return quantize_graph(traced.model, config, scales=scales), {"method": "dynamic"}
     from leptonsdk_onnxruntime.calibrate import calibrate
 
     ranges, calibration = calibrate(traced.model, config, lambda: _calibration_batches(model, config, context), context)
@@ -125,17 +125,18 @@ def _details(
         details["pad_token_id"] = _pad_token(model)
     if quantization is not None:
         report, calibration = quantization
-        if not (report.matmuls or report.matmuls_in_blocks or report.embeddings):
+        if not (report.matmuls or report.matmuls_by_rows or report.matmuls_in_blocks or report.embeddings):
             raise ExportError(
                 "nothing was quantized", hint="`ignore` names every weight, or the model has none that is large"
             )
         details["quantization"] = {
             "matmuls": report.matmuls,
+            "matmuls_by_rows": report.matmuls_by_rows,
             "matmuls_in_blocks": report.matmuls_in_blocks,
             "embeddings": report.embeddings,
             "kept_in_float": report.kept,
             "weights": "int8, symmetric, one scale per output channel (embeddings: per row)",
-            "activations": "uint8, one scale per tensor (products in blocks: int8, one scale per row and block)",
+            "activations": "uint8, one scale per tensor (products by rows: one per row; in blocks: int8, one per row and block)",
             "calibration": calibration,
         }
     return details

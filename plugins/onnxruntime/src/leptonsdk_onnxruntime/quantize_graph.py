@@ -1,7 +1,8 @@
 """Rewriting a float graph to int8: `MatMul` and `Gemm` with constant weights, and embedding tables.
 
 Weights are symmetric int8 with one scale for each output channel, activations unsigned 8 bits with one scale for the whole
-tensor: the combination that ONNX Runtime's CPU kernels are fastest at. The arithmetic is written out in standard operators;
+tensor: the combination that ONNX Runtime's CPU kernels are fastest at. Where that is too coarse, see `quantize_rows` and
+`quantize_blocks`. The arithmetic is written out in standard operators;
 ONNX Runtime fuses them when it opens the model.
 """
 
@@ -14,7 +15,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from leptonsdk_onnxruntime.config import OnnxRuntimeConfig
+from leptonsdk_onnxruntime.config import ActivationScales, OnnxRuntimeConfig
 from leptonsdk_onnxruntime.graph import (
     MICROSOFT,
     add_initializer,
@@ -26,6 +27,7 @@ from leptonsdk_onnxruntime.graph import (
     replace,
 )
 from leptonsdk_onnxruntime.quantize_blocks import block_product, block_size, gather_blocks, stored_blocks
+from leptonsdk_onnxruntime.quantize_rows import normalized_rows
 from leptonsdk_onnxruntime.quantize_scales import Floats, quantize_weight, weight_scales
 
 QUANTIZED, SCALE, ZERO_POINT = "_quantized", "_scale", "_zero_point"
@@ -53,12 +55,21 @@ class Linear:
     bias: ir.Value | None
     module: str
 
+    @property
+    def contracts(self) -> bool:
+        """Whether it has more inputs than outputs: reducing rows costs little beside such a product, and an FFN's second
+        one reads an activation function's output, where tokens differ the most."""
+        assert self.stored.shape is not None
+        rows, columns = (int(dim) for dim in self.stored.shape)
+        return columns > rows if self.transposed else rows > columns
+
 
 @dataclass
 class QuantizationReport:
     """What was done, as an artifact tells it."""
 
     matmuls: int = 0
+    matmuls_by_rows: int = 0
     matmuls_in_blocks: int = 0
     embeddings: int = 0
     kept: list[str] = field(default_factory=list)
@@ -101,7 +112,7 @@ def quantize_graph(
     config: OnnxRuntimeConfig,
     ranges: Mapping[str, tuple[np.float32, np.uint8]] | None = None,
     *,
-    blocks: bool = False,
+    scales: ActivationScales = "tensor",
 ) -> QuantizationReport:
     """Quantize in place.
 
@@ -109,7 +120,8 @@ def quantize_graph(
         model: Float graph.
         config: Which weights stay, and how scales are chosen.
         ranges: Scale and zero point of every quantized activation by value name (static), or None (dynamic).
-        blocks: Dynamic, with scales for blocks of channels (see `quantize_blocks`) wherever the channels divide into some.
+        scales: Dynamic: what an activation's scale covers; ``auto`` is rows where a product contracts. Where
+            channels do not divide into blocks, rows take their place.
     """
     report = QuantizationReport()
     in_blocks: set[str] = set()
@@ -121,12 +133,19 @@ def quantize_graph(
         if other is not None and id(node) not in chosen:
             report.kept.append(other.module or str(node.name))
     activations: dict[ir.Value, list[ir.Value]] = {}
+    rows: dict[ir.Value, tuple[ir.Value, ir.Value]] = {}
     for linear in linears:
-        if blocks and (integers := _quantize_in_blocks(model.graph, linear, config)) is not None:
+        if scales == "block" and (integers := _quantize_in_blocks(model.graph, linear, config)) is not None:
             in_blocks.add(integers)
             report.matmuls_in_blocks += 1
             continue
-        _quantize_linear(model.graph, linear, config, bits, ranges, activations)
+        if scales in ("row", "block") or (scales == "auto" and linear.contracts):
+            _quantize_by_rows(model.graph, linear, config, bits, rows, activations)
+            report.matmuls_by_rows += 1
+            continue
+        replace(
+            linear.node, _with_bias(linear, _integer_product(model.graph, linear, config, bits, ranges, activations))
+        )
         report.matmuls += 1
     if config.quantize_embeddings:
         report.embeddings = _quantize_embeddings(model, config, bits, in_blocks)
@@ -153,14 +172,15 @@ def _stored_weight(
     )
 
 
-def _quantize_linear(
+def _integer_product(
     graph: ir.Graph,
     linear: Linear,
     config: OnnxRuntimeConfig,
     bits: int,
     ranges: Mapping[str, tuple[np.float32, np.uint8]] | None,
     activations: dict[ir.Value, list[ir.Value]],
-) -> None:
+) -> ir.Value:
+    """The product without its bias."""
     node, axis = linear.node, 0 if linear.transposed else 1
     weight, weight_scale = _stored_weight(graph, linear.stored, axis, config, bits)
     if linear.transposed:
@@ -178,9 +198,29 @@ def _quantize_linear(
         [result] = insert(
             node, "MatMulIntegerToFloat", [integers, weight, scale, weight_scale, zero_point], domain=MICROSOFT
         )
-    if linear.bias is not None:
-        [result] = insert(node, "Add", [result, linear.bias])
-    replace(node, result)
+    return result
+
+
+def _with_bias(linear: Linear, product: ir.Value) -> ir.Value:
+    return product if linear.bias is None else insert(linear.node, "Add", [product, linear.bias])[0]
+
+
+def _quantize_by_rows(
+    graph: ir.Graph,
+    linear: Linear,
+    config: OnnxRuntimeConfig,
+    bits: int,
+    rows: dict[ir.Value, tuple[ir.Value, ir.Value]],
+    activations: dict[ir.Value, list[ir.Value]],
+) -> None:
+    node, source = linear.node, linear.node.inputs[0]
+    assert source is not None
+    if source not in rows:
+        rows[source] = normalized_rows(graph, source, node)
+    normalized, largest = rows[source]
+    node.replace_input_with(0, normalized)
+    product = _integer_product(graph, linear, config, bits, None, activations)
+    replace(node, _with_bias(linear, insert(node, "Mul", [product, largest])[0]))
 
 
 def _quantize_activation(
@@ -234,8 +274,5 @@ def _quantize_in_blocks(graph: ir.Graph, linear: Linear, config: OnnxRuntimeConf
     if block_size(int(linear.stored.shape[1 if linear.transposed else 0])) is None:
         return None
     weight = stored_blocks(graph, linear.stored, linear.transposed, config, (QUANTIZED, SCALE))
-    result = block_product(linear.node, *weight)
-    if linear.bias is not None:
-        [result] = insert(linear.node, "Add", [result, linear.bias])
-    replace(linear.node, result)
+    replace(linear.node, _with_bias(linear, block_product(linear.node, *weight)))
     return str(linear.stored.name)
