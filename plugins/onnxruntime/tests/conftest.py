@@ -145,14 +145,14 @@ def traced_once() -> Iterator[None]:
     """Trace each tiny model once: tracing is most of an export's time, and its result is the same for every precision."""
     from leptonsdk_onnxruntime import export
 
-    traces: dict[str, Any] = {}
+    traces: dict[tuple[str, int], Any] = {}
 
     def once(trace: Callable[..., Any]) -> Callable[..., Any]:
-        def cached(model: Any, inputs: Any, opset: int | None) -> Any:
-            name = type(model).__name__
-            if name not in traces:
-                traces[name] = trace(model, inputs, opset)
-            return dataclasses.replace(traces[name], model=traces[name].model.clone())
+        def cached(model: Any, inputs: Any, opset: int) -> Any:
+            key = (type(model).__name__, opset)
+            if key not in traces:
+                traces[key] = trace(model, inputs, opset)
+            return dataclasses.replace(traces[key], model=traces[key].model.clone())
 
         return cached
 

@@ -16,6 +16,7 @@ from leptonsdk_onnxruntime.decoder import CACHE_PREFIX
 from leptonsdk_onnxruntime.export_inputs import Inputs, model_inputs, sample_batches, tracing_inputs
 from leptonsdk_onnxruntime.export_torch import Traced, trace, trace_decoder, write_export_manifest
 from leptonsdk_onnxruntime.graph import name_weights, pack_siblings, share_transposed, tidy
+from leptonsdk_onnxruntime.graph_attention import simplify_attention
 from leptonsdk_onnxruntime.parity import check_parity, measure_parity
 from leptonsdk_onnxruntime.quantize_graph import QuantizationReport, quantize_graph
 from leptonsdk_onnxruntime.runner import load_runner
@@ -53,6 +54,7 @@ def export_checkpoint(
     graph = traced.model
     name_weights(graph)
     share_transposed(graph)
+    simplify_attention(graph, traced.dims)
     context.progress(1, _STEPS, "quantizing" if precision != "fp32" else "saving")
     quantization = _quantize(traced, config, model, context) if precision != "fp32" else None
     tidy(graph, traced.dims)

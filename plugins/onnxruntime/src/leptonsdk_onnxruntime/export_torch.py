@@ -45,7 +45,7 @@ class Traced:
     metadata: dict[str, Any] | None
 
 
-def trace(model: Any, inputs: Mapping[str, torch.Tensor], opset: int | None) -> Traced:
+def trace(model: Any, inputs: Mapping[str, torch.Tensor], opset: int) -> Traced:
     """Trace a model that is called once per answer (encoders, classifiers, vision models)."""
     component = _export(
         model, dict(inputs), {name: dict.fromkeys(_axes(name, value), _auto()) for name, value in inputs.items()}, opset
@@ -57,7 +57,7 @@ def trace(model: Any, inputs: Mapping[str, torch.Tensor], opset: int | None) -> 
     return Traced(component.program, dims, dataclasses.asdict(component.metadata))
 
 
-def trace_decoder(model: Any, inputs: Mapping[str, torch.Tensor], opset: int | None) -> Traced:
+def trace_decoder(model: Any, inputs: Mapping[str, torch.Tensor], opset: int) -> Traced:
     """Trace a causal language model as one graph that both reads a prompt (with an empty cache) and goes on from a cache.
 
     Inputs and outputs are named as on the Hub: ``past_key_values.0.key`` and ``present.0.key``.
@@ -110,7 +110,7 @@ def write_export_manifest(metadata: Mapping[str, Any], folder: Path, file: str) 
         sidecar.touch()
 
 
-def _export(model: Any, inputs: dict[str, Any], axes: Mapping[str, Any], opset: int | None) -> Any:
+def _export(model: Any, inputs: dict[str, Any], axes: Mapping[str, Any], opset: int) -> Any:
     from transformers.exporters import OnnxConfig, OnnxExporter
 
     with quiet():

@@ -53,8 +53,23 @@ def insert(
     return list(node.outputs)
 
 
+def producer(value: ir.Value | None, *op_types: str) -> ir.Node | None:
+    """The node that makes a value, where it is of one of these types."""
+    node = value.producer() if value is not None else None
+    return node if node is not None and node.op_type in op_types else None
+
+
+def replace_uses(node: ir.Node, value: ir.Value) -> None:
+    """Let every user of the node's one output read ``value`` instead, which keeps its own name, and drop the node."""
+    if node.outputs[0].is_graph_output():
+        replace(node, value)
+        return
+    ir.convenience.replace_all_uses_with(node.outputs[0], value)
+    node.graph.remove(node, safe=True)
+
+
 def replace(node: ir.Node, value: ir.Value) -> None:
-    """Let every user of the node's one output read ``value`` instead, and drop the node."""
+    """Let every user of the node's one output read ``value`` instead, under that output's name, and drop the node."""
     old = node.outputs[0]
     if value.shape is None:
         value.shape = old.shape
@@ -134,7 +149,9 @@ def share_transposed(model: ir.Model) -> int:
 
 
 def pack_siblings(model: ir.Model, ignore: tuple[str, ...] = ()) -> int:
-    """Merge the `MatMul`s that read one input (query, key and value) into one and split its output; how many were merged."""
+    """Merge the `MatMul`s that read one input (query, key and value), with their biases, into one and split its output; how
+    many were merged.
+    """
     graph, merged = model.graph, 0
     by_input: dict[ir.Value, list[ir.Node]] = {}
     for node in graph:
@@ -154,12 +171,27 @@ def pack_siblings(model: ir.Model, ignore: tuple[str, ...] = ()) -> int:
         sizes = add_initializer(graph, f"{name}.sizes", np.array([w.shape[1] for w in weights], np.int64))
         [product] = insert(first, "MatMul", [source, packed])
         product.producer().metadata_props.update(first.metadata_props)
+        adds = [bias_add(node, weight.shape[1]) for node, weight in zip(nodes, weights, strict=True)]
+        if biased := any(adds):
+            known = [constant(add[1]) if add is not None else None for add in adds]
+            biases = [np.zeros(w.shape[1], np.float32) if b is None else b for b, w in zip(known, weights, strict=True)]
+            [product] = insert(first, "Add", [product, add_initializer(graph, f"{name}.bias", np.concatenate(biases))])
         parts = insert(first, "Split", [product, sizes], outputs=len(nodes), axis=-1)
-        for node, part in zip(nodes, parts, strict=True):
-            replace(node, part)
+        for node, add, part in zip(nodes, adds, parts, strict=True):
+            replace(add[0] if biased and add is not None else node, part)
         merged += len(nodes)
     RemoveUnusedNodesPass()(model)
     return merged
+
+
+def bias_add(product: ir.Node, columns: int) -> tuple[ir.Node, ir.Value] | None:
+    """The `Add` of a constant vector that alone reads a product [..., columns], and the vector [columns]."""
+    users = [user for user, _ in product.outputs[0].uses()]
+    if len(users) != 1 or users[0].op_type != "Add" or product.outputs[0].is_graph_output():
+        return None
+    vector = next((value for value in users[0].inputs if value is not product.outputs[0]), None)
+    array = constant(vector)
+    return (users[0], vector) if vector is not None and array is not None and array.shape == (columns,) else None
 
 
 def tidy(model: ir.Model, dims: dict[str, str]) -> None:

@@ -19,6 +19,7 @@ from leptonsdk_onnxruntime.config import ActivationScales, OnnxRuntimeConfig
 from leptonsdk_onnxruntime.graph import (
     MICROSOFT,
     add_initializer,
+    bias_add,
     constant,
     float_matrix,
     insert,
@@ -149,6 +150,8 @@ def quantize_graph(
         report.matmuls += 1
     if config.quantize_embeddings:
         report.embeddings = _quantize_embeddings(model, config, bits, in_blocks)
+    if ranges is not None:
+        _take_in_biases(model.graph)
     RemoveUnusedNodesPass()(model)
     if ranges is not None or in_blocks:
         model.opset_imports[MICROSOFT] = 1
@@ -199,6 +202,19 @@ def _integer_product(
             node, "MatMulIntegerToFloat", [integers, weight, scale, weight_scale, zero_point], domain=MICROSOFT
         )
     return result
+
+
+def _take_in_biases(graph: ir.Graph) -> None:
+    """Let static products add their biases themselves; ONNX Runtime does it for the dynamic ones, but not for these."""
+    for node in list(graph):
+        if node.op_type != "MatMulIntegerToFloat":
+            continue
+        scale = constant(node.inputs[3])
+        found = bias_add(node, scale.size) if scale is not None else None
+        if found is not None:
+            add, bias = found
+            replace(add, insert(add, node.op_type, [*node.inputs, None, bias], domain=MICROSOFT)[0])
+            graph.remove(node, safe=True)
 
 
 def _with_bias(linear: Linear, product: ir.Value) -> ir.Value:
