@@ -37,6 +37,22 @@ def bert() -> TinyCheckpoint:
     return TinyCheckpoint(transformers.BertForSequenceClassification(config).eval(), "text-classification")
 
 
+def modernbert() -> TinyCheckpoint:
+    """An encoder with rotary positions, and local attention in every other layer."""
+    torch.manual_seed(0)
+    config = transformers.ModernBertConfig(
+        vocab_size=200,
+        hidden_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=128,
+        local_attention=4,
+        global_attn_every_n_layers=2,
+        pad_token_id=0,
+    )
+    return TinyCheckpoint(transformers.ModernBertForSequenceClassification(config).eval(), "text-classification")
+
+
 def vit() -> TinyCheckpoint:
     torch.manual_seed(0)
     config = transformers.ViTConfig(
@@ -78,7 +94,13 @@ def gpt2() -> TinyCheckpoint:
     return TinyCheckpoint(transformers.GPT2LMHeadModel(config).eval(), "text-generation")
 
 
-MODELS: dict[str, Callable[[], TinyCheckpoint]] = {"bert": bert, "vit": vit, "llama": llama, "gpt2": gpt2}
+MODELS: dict[str, Callable[[], TinyCheckpoint]] = {
+    "bert": bert,
+    "modernbert": modernbert,
+    "vit": vit,
+    "llama": llama,
+    "gpt2": gpt2,
+}
 
 
 def text_batch(
@@ -100,7 +122,7 @@ def model_batch(name: str, rows: int, length: int = 10, seed: int = 0) -> dict[s
     if name == "vit":
         return {"pixel_values": torch.randn(rows, 3, 16, 16, generator=torch.Generator().manual_seed(seed))}
     decoder = name in ("llama", "gpt2")
-    return text_batch(rows, length, seed, pad_left=decoder, token_types=not decoder)
+    return text_batch(rows, length, seed, pad_left=decoder, token_types=name == "bert")
 
 
 def make_context(name: str, folder: Path, *, data: bool = True) -> StepContext:

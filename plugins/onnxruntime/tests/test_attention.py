@@ -39,7 +39,7 @@ def test_grouped_keys_are_not_copied_for_every_head(exports):
     assert keys == {"present.0.key", "present.1.key"}
 
 
-@pytest.mark.parametrize("name", ["bert", "vit", "llama", "gpt2"])
+@pytest.mark.parametrize("name", ["bert", "modernbert", "vit", "llama", "gpt2"])
 def test_simplifying_twice_changes_nothing(name, tiny):
     model, batch = tiny.models[name]().model, tiny.batch(name, 2)
     traced = (trace_decoder if name in ("llama", "gpt2") else trace)(model, batch, 23)

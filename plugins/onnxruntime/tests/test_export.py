@@ -15,7 +15,7 @@ from leptonsdk_onnxruntime import OnnxRuntimeBackend, OnnxRuntimeConfig
 
 from leptonsdk.errors import ExportError, UsageError
 
-ALL = ["bert", "vit", "llama", "gpt2"]
+ALL = ["bert", "modernbert", "vit", "llama", "gpt2"]
 INT8 = ["int8-dynamic", "int8-static"]
 
 

@@ -30,6 +30,7 @@ def simplify_attention(model: ir.Model, dims: Mapping[str, str]) -> int:
     position ever reads such a row.
     """
     _simplify_masks(model.graph, dims)
+    _stretch_rotations(model.graph)
     merged = 0
     for node in list(model.graph):
         if node.op_type != "Attention" or node.domain not in ("", "ai.onnx"):
@@ -55,6 +56,26 @@ def _simplify_masks(graph: ir.Graph, dims: Mapping[str, str]) -> None:
                 if _always_true(whole) and other is not None and _same_shape(other, node.outputs[0]):
                     replace_uses(node, other)
                     break
+
+
+def _stretch_rotations(graph: ir.Graph) -> None:
+    """Give `RotaryEmbedding` its angles for every row: tracing leaves those that all rows share (ModernBERT's) at one, which
+    ONNX Runtime refuses.
+    """
+    stretched: dict[ir.Value, ir.Value] = {}
+    for node in list(graph):
+        if node.op_type != "RotaryEmbedding" or node.domain not in ("", "ai.onnx"):
+            continue
+        for position, angles in enumerate(node.inputs[1:3], start=1):
+            wave = producer(angles, "Cos", "Sin")  # tracing tells the shape of what goes into it
+            shape = wave.inputs[0].shape if wave is not None and wave.inputs[0] is not None else None
+            if angles is None or shape is None or len(shape) != 3 or shape[0] != 1:
+                continue
+            if angles not in stretched:
+                [rows] = insert(node, "Shape", [node.inputs[0]], start=0, end=1)
+                ones = add_initializer(graph, "angles_ones", np.array([1, 1], np.int64))
+                [stretched[angles]] = insert(node, "Expand", [angles, insert(node, "Concat", [rows, ones], axis=0)[0]])
+            node.replace_input_with(position, stretched[angles])
 
 
 def _looked_up_cell_by_cell(node: ir.Node, dims: Mapping[str, str]) -> ir.Value | None:
@@ -150,6 +171,8 @@ def _merge_heads(node: ir.Node) -> bool:
         return False
     queries, keys = (_heads(value) for value in node.inputs[:2])
     if queries is None or keys is None or any(value is not None for value in node.inputs[4:]):
+        return False
+    if node.outputs[0].shape is None or merge.outputs[0].shape[2] != queries * node.outputs[0].shape[3]:
         return False
     for position, value in enumerate(parts):
         node.replace_input_with(position, value)
