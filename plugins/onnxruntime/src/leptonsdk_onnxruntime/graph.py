@@ -172,13 +172,13 @@ def pack_siblings(model: ir.Model, ignore: tuple[str, ...] = ()) -> int:
         [product] = insert(first, "MatMul", [source, packed])
         product.producer().metadata_props.update(first.metadata_props)
         adds = [bias_add(node, weight.shape[1]) for node, weight in zip(nodes, weights, strict=True)]
-        if biased := any(adds):
+        if any(adds):
             known = [constant(add[1]) if add is not None else None for add in adds]
             biases = [np.zeros(w.shape[1], np.float32) if b is None else b for b, w in zip(known, weights, strict=True)]
             [product] = insert(first, "Add", [product, add_initializer(graph, f"{name}.bias", np.concatenate(biases))])
         parts = insert(first, "Split", [product, sizes], outputs=len(nodes), axis=-1)
         for node, add, part in zip(nodes, adds, parts, strict=True):
-            replace(add[0] if biased and add is not None else node, part)
+            replace(node if add is None else add[0], part)
         merged += len(nodes)
     RemoveUnusedNodesPass()(model)
     return merged
