@@ -150,15 +150,11 @@ def _drop_empty_rows(node: ir.Node) -> None:
 
 def _ungrouped(value: ir.Value | None) -> ir.Value | None:
     """Keys or values before each head was copied for the queries that share it: [batch, groups, length, size]."""
-    reshape = producer(value, "Reshape")
-    expand = producer(reshape.inputs[0], "Expand") if reshape is not None else None
-    unsqueeze = producer(expand.inputs[0], "Unsqueeze") if expand is not None else None
-    if reshape is None or unsqueeze is None or expand is None or _rank(reshape.outputs[0]) != 4:
+    unsqueeze = producer(_input_of(_input_of(value, "Reshape"), "Expand"), "Unsqueeze")
+    if unsqueeze is None or _rank(value) != 4:
         return value
-    axes, expanded = constant(unsqueeze.inputs[1]), expand.outputs[0].shape
-    grouped = unsqueeze.inputs[0]
-    copied = axes is not None and axes.tolist() == [2] and _rank(grouped) == 4 and expanded is not None
-    return grouped if copied else value
+    axes, grouped = constant(unsqueeze.inputs[1]), unsqueeze.inputs[0]
+    return grouped if axes is not None and axes.tolist() == [2] and _rank(grouped) == 4 else value
 
 
 def _merge_heads(node: ir.Node) -> bool:
