@@ -138,6 +138,8 @@ def quantize_model(
         UsageError: The scheme does not exist or does not fit the layers; names the layers and the sizes that fit.
         MissingPluginError: Calibration data is given, and no plugin is there that reads it.
     """
+    from leptonsdk.evaluation.inputs import batches_of
+
     plugins = plugins or installed_plugins()
     method = method or ("rtn" if calibration is None else "gptq")
     if method == "gptq" and method not in plugins.names("compressor"):
@@ -158,7 +160,7 @@ def quantize_model(
         context = StepContext(
             seed=seed,
             folder=Path(scratch),
-            batches=_batches(checkpoint, calibration, columns, plugins, max_length=max_length),
+            batches=batches_of(checkpoint, calibration, columns, plugins, max_length=max_length),
             progress=progress,
             threads=available_threads(),
         )
@@ -240,6 +242,8 @@ def export(
         UsageError: A wrong precision or option, a folder that is not empty, or calibration data that is missing.
         ExportError: The artifact could not be made, or disagrees with the model.
     """
+    from leptonsdk.evaluation.inputs import batches_of
+
     plugins = plugins or installed_plugins()
     cls = plugins.get("backend", backend)
     options = {**config, **({} if precision is None else {"precision": precision})}
@@ -257,8 +261,8 @@ def export(
         context = StepContext(
             seed=seed,
             folder=Path(scratch),
-            batches=_batches(checkpoint, calibration, columns, plugins),
-            samples=_batches(
+            batches=batches_of(checkpoint, calibration, columns, plugins),
+            samples=batches_of(
                 checkpoint, samples if samples is not None else calibration, columns, plugins, _PARITY_ROWS
             ),
             progress=progress,
@@ -395,39 +399,6 @@ def as_subject(model: Any, task: str | None = None) -> Checkpoint | Artifact:
     if isinstance(model, (str, Path)) and is_artifact(model):
         return Artifact.open(model)
     return as_checkpoint(model, task)
-
-
-def _batches(
-    checkpoint: Checkpoint,
-    data: Any,
-    columns: Mapping[str, str] | None,
-    plugins: Plugins,
-    limit: int | None = None,
-    max_length: int | None = None,
-) -> Any:
-    if data is None:
-        return None
-    if _are_inputs(data):
-        return lambda batch_size: iter(data[:limit])
-    from leptonsdk.data.loading import to_data
-    from leptonsdk.evaluation.harness import input_batches
-    from leptonsdk.evaluation.subjects import open_subject
-
-    rows = to_data(data, plugins.get("evaluator", checkpoint.task), plugins, columns=columns)
-
-    def make(batch_size: int) -> Any:
-        settings = EvaluationSettings(batch_size=batch_size, max_length=max_length)
-        return input_batches(open_subject(checkpoint, plugins), rows, plugins, settings=settings, limit=limit)
-
-    return make
-
-
-def _are_inputs(data: Any) -> bool:
-    """Whether data is a list of the model's own inputs, batched already."""
-    import torch
-
-    first = data[0] if isinstance(data, Sequence) and not isinstance(data, str) and data else None
-    return isinstance(first, Mapping) and any(isinstance(value, torch.Tensor) for value in first.values())
 
 
 __all__ = [

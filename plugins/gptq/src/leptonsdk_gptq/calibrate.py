@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Iterator, Mapping
-from itertools import islice
 from typing import Any
 
 import torch
@@ -117,7 +116,12 @@ def _row_count(inputs: Inputs) -> int:
 def _tuning_inputs(model: Any, context: StepContext, positions: int, rows: int) -> list[Inputs]:
     """The same rows again, in smaller batches: tuning wants steps, and holds every activation of a batch."""
     size = max(1, _TUNING_POSITIONS * rows // max(positions, 1))
-    return list(islice(calibration_inputs(model, context, size), -(-rows // size)))
+    found: list[Inputs] = []
+    batches = calibration_inputs(model, context, size)
+    while rows > 0 and (batch := next(batches, None)) is not None:
+        found.append(batch)
+        rows -= _row_count(batch)
+    return found
 
 
 def _positions(stream: Stream) -> int:
