@@ -28,9 +28,9 @@ from leptonsdk.quantization.formats import (
     rename_dtype,
     save_compressed,
 )
-from leptonsdk.quantization.formats_codebooks import load_codebooks, save_codebooks
 from leptonsdk.quantization.formats_gptq import load_gptq, save_gptq
 from leptonsdk.quantization.formats_names import integers_by_module
+from leptonsdk.quantization.formats_sidecar import load_sidecar, needs_sidecar, save_sidecar
 from leptonsdk.quantization.library_layers import (
     BITSANDBYTES,
     cast_floats,
@@ -116,8 +116,9 @@ class Checkpoint:
             dtype: Of the weights that are not quantized; default: what they had at their source where that loses
                 nothing (fp16 weights that were widened and left as they were), else the model's own.
             format: Of the weights that are quantized: ``compressed-tensors``, or ``gptq``, which more runtimes read, but
-                transformers only with gptqmodel installed, and whose scales are rounded to fp16. Weights with codebooks,
-                for which there is no common format, are written as floats, and their codebooks in a file beside them.
+                transformers only with gptqmodel installed, and whose scales are rounded to fp16. Weights with codebooks and those
+                of ``Conv1D`` (GPT-2), for which these have no place, are written as floats, so that the folder is no smaller, and
+                what they were made from in a file beside them.
         """
         if format not in WRITERS:
             raise UsageError(f"unknown format '{format}'", hint=did_you_mean(format, WRITERS))
@@ -131,10 +132,10 @@ class Checkpoint:
         own = {key: getattr(self.model.config, key, None) for key in ("dtype", "architectures")}
         uniform = {name: tensor for name, tensor in self.quantized.items() if isinstance(tensor, QuantizedTensor)}
         (folder / SIDECAR).unlink(missing_ok=True)
-        if len(uniform) < len(self.quantized):
-            if format != "compressed-tensors":
-                raise CheckpointError(f"the {format} format has no place for codebooks", hint="use a uniform scheme")
-            save_codebooks(self.model, self.quantized, folder, save_dtype=dtype)
+        if format == "compressed-tensors" and needs_sidecar(self.model, self.quantized):
+            save_sidecar(self.model, self.quantized, folder, save_dtype=dtype)
+        elif len(uniform) < len(self.quantized):
+            raise CheckpointError(f"the {format} format has no place for codebooks", hint="use a uniform scheme")
         elif uniform or format != "compressed-tensors":
             WRITERS[format](self.model, uniform, folder, save_dtype=dtype)
         elif dtype is None or dtype == self.model.dtype:
@@ -276,7 +277,7 @@ def _load_model(
         raise CheckpointError(message, where=located.name, hint=hint) from error
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"cannot be loaded for {task}: {first_line(error)}", where=located.name) from error
-    return model, {**quantized, **load_codebooks(folder, model)}
+    return model, {**quantized, **load_sidecar(folder, model)}
 
 
 def load_skeleton(model: Reference, task: str | None) -> transformers.PreTrainedModel:

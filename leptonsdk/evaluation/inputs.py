@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from leptonsdk.evaluation.harness import input_batches
 from leptonsdk.evaluation.subjects import open_subject
 from leptonsdk.hooks import EvaluationSettings, Plugins
 
-Batches = Callable[[int], Iterable[Mapping[str, Any]]]
+Batches = Callable[[int], Iterator[Mapping[str, Tensor]]]
 
 
 def batches_of(
@@ -42,7 +42,7 @@ def batches_of(
         return lambda batch_size: (part for batch in data[:limit] for part in cut(batch, batch_size))
     rows = to_data(data, plugins.get("evaluator", checkpoint.task), plugins, columns=columns)
 
-    def make(batch_size: int) -> Iterator[Mapping[str, Any]]:
+    def make(batch_size: int) -> Iterator[Mapping[str, Tensor]]:
         settings = EvaluationSettings(batch_size=batch_size, max_length=max_length)
         return input_batches(open_subject(checkpoint, plugins), rows, plugins, settings=settings, limit=limit)
 

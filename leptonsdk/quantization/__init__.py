@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from leptonsdk.quantization.compressor import LayerQuantizer, QuantizerConfig, RoundToNearest, RoundToNearestConfig
-from leptonsdk.quantization.layers import LinearLayer, class_names, layers_to_quantize, tied_layers
+from leptonsdk.quantization.layers import LinearLayer, class_names, layers_to_quantize, tied_layers, weight_of
 from leptonsdk.quantization.library_layers import refuse_library_layers
 from leptonsdk.quantization.scheme import PRESETS, Scheme, check_fits, fitting_group_sizes, matches
 from leptonsdk.quantization.scheme_codebooks import CODEBOOK_PRESETS, CodebookScheme, resolve_scheme
@@ -17,9 +17,9 @@ from leptonsdk.quantization.scheme_codebooks import CODEBOOK_PRESETS, CodebookSc
 if TYPE_CHECKING:
     from leptonsdk.quantization.codebooks import fit_codebook
     from leptonsdk.quantization.formats import is_compressed, load_compressed, save_compressed
-    from leptonsdk.quantization.formats_codebooks import load_codebooks, save_codebooks
     from leptonsdk.quantization.formats_gptq import load_gptq, save_gptq
     from leptonsdk.quantization.formats_names import integers_by_module
+    from leptonsdk.quantization.formats_sidecar import load_sidecar, save_sidecar
     from leptonsdk.quantization.rtn import quantize, round_to_nearest, search_scales, search_scales_by
     from leptonsdk.quantization.tensor import QuantizedTensor
     from leptonsdk.quantization.tensor_codebook import CodebookTensor
@@ -43,27 +43,28 @@ __all__ = [
     "integers_by_module",
     "is_compressed",
     "layers_to_quantize",
-    "load_codebooks",
     "load_compressed",
     "load_gptq",
+    "load_sidecar",
     "matches",
     "quantize",
     "refuse_library_layers",
     "resolve_scheme",
     "round_to_nearest",
-    "save_codebooks",
     "save_compressed",
     "save_gptq",
+    "save_sidecar",
     "search_scales",
     "search_scales_by",
     "tied_layers",
+    "weight_of",
 ]
 
 _HEAVY = {
     "CodebookTensor": "tensor_codebook",
     "fit_codebook": "codebooks",
-    "load_codebooks": "formats_codebooks",
-    "save_codebooks": "formats_codebooks",
+    "load_sidecar": "formats_sidecar",
+    "save_sidecar": "formats_sidecar",
     "QuantizedTensor": "tensor",
     "integers_by_module": "formats_names",
     "is_compressed": "formats",

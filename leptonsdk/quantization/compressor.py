@@ -48,7 +48,7 @@ class LayerChoice(PluginConfig):
     )
     symmetric: bool | None = Field(None, description="No zero points; default true")
     targets: tuple[str, ...] = Field(
-        ("Linear",), description="Layers to quantize: a class, a module's name or the end of it, or re:REGEX"
+        ("Linear", "Conv1D"), description="Layers to quantize: a class, a module's name or the end of it, or re:REGEX"
     )
     ignore: tuple[str, ...] = Field(
         ("lm_head",), description="Layers to leave in float; those tied to an embedding always are"

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from leptonsdk.errors import CheckpointError, UsageError
 from leptonsdk.quantization.formats_names import agrees
-from leptonsdk.quantization.layers import linear_layers, tied_layers
+from leptonsdk.quantization.layers import is_conv1d, linear_layers, tied_layers, weight_of
 from leptonsdk.quantization.scheme import Scheme, match_pattern
 from leptonsdk.quantization.tensor import QuantizedTensor
 from leptonsdk.quantization.tensor_codebook import AnyTensor
@@ -74,7 +74,7 @@ def quantization_config(model: nn.Module, quantized: Mapping[str, QuantizedTenso
             }
             for i, (scheme, names) in enumerate(groups.items())
         },
-        "ignore": [name for name in linear_layers(model) if name not in quantized],
+        "ignore": [n for n, layer in linear_layers(model).items() if n not in quantized and not is_conv1d(layer)],
         "kv_cache_scheme": None,
         "global_compression_ratio": None,
         "version": compressed_tensors.__version__,
@@ -106,11 +106,12 @@ def save_compressed(
         in another, transformers casts the scales before it multiplies.)
 
     Raises:
-        CheckpointError: A layer is missing, tied, no nn.Linear, or its weight is no longer what the integers say; a
-            float does not fit into ``save_dtype``; the bits cannot be stored; several schemes are there, and
-            transformers could not load them.
+        CheckpointError: A layer is missing, tied, no nn.Linear (for Conv1D see `save_sidecar`), or its weight is no longer
+            what the integers say; a float does not fit into ``save_dtype``; the bits cannot be stored; several schemes
+            are there, and transformers could not load them.
     """
     check_layers(model, quantized)
+    check_packable(model, quantized)
     check_schemes(model, quantized)
     dtype_of = saved_dtypes(model, quantized, save_dtype)
     stored = {name: tensor.cast(dtype_of[name] or tensor.scale.dtype) for name, tensor in quantized.items()}
@@ -183,14 +184,24 @@ def check_layers(model: Any, quantized: Mapping[str, AnyTensor]) -> None:
         if name not in linear:
             module = dict(model.named_modules()).get(name)
             what = "there is no such module" if module is None else f"a {type(module).__name__} cannot be stored"
-            raise CheckpointError(f"{what}: quantized formats store nn.Linear", where=f"layer '{name}'")
+            raise CheckpointError(f"{what}: quantized formats store linear layers", where=f"layer '{name}'")
         if name in tied:
             raise CheckpointError("its weight is an embedding too, which stays in float", where=f"layer '{name}'")
-    stale = [name for name, tensor in quantized.items() if not agrees(linear[name].weight, tensor)]
+    stale = [name for name, tensor in quantized.items() if not agrees(weight_of(linear[name]), tensor)]
     if stale:
         raise CheckpointError(
             f"the weights are not what their integers say: {', '.join(stale)}",
             hint="something changed them after quantization; quantize last",
+        )
+
+
+def check_packable(model: Any, quantized: Iterable[str]) -> None:
+    """Check that no layer is a ``Conv1D``, for which the packed formats have no place."""
+    modules = dict(model.named_modules())
+    if conv := [name for name in quantized if is_conv1d(modules[name])]:
+        raise CheckpointError(
+            f"packed formats have no place for Conv1D: {', '.join(conv)}",
+            hint="save as compressed-tensors: floats, with the integers in a file beside them",
         )
 
 

@@ -21,6 +21,7 @@ from leptonsdk.errors import CheckpointError
 from leptonsdk.quantization.formats import (
     Loaded,
     check_layers,
+    check_packable,
     quantization_section,
     read_safetensors,
     saved_dtypes,
@@ -61,6 +62,7 @@ def save_gptq(
         CheckpointError: The format has no place for the model or a layer of it; as `save_compressed` otherwise.
     """
     check_layers(model, quantized)
+    check_packable(model, quantized)
     section = gptq_section(model, quantized)
     packed, stored = {}, {}
     for name, tensor in quantized.items():

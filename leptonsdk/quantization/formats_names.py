@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from leptonsdk.errors import CheckpointError
-from leptonsdk.quantization.layers import linear_layers, tied_layers
+from leptonsdk.quantization.layers import linear_layers, tied_layers, weight_of
 from leptonsdk.quantization.tensor_codebook import AnyTensor, AnyTensorT
 
 
@@ -39,17 +39,17 @@ def integers_by_module(model: Any, quantized: Mapping[str, AnyTensorT]) -> dict[
         CheckpointError: A tensor is no linear layer's weight (the model merges it with others, or lacks it).
     """
     tied = tied_layers(model)
-    free = {name: layer for name, layer in linear_layers(model).items() if name not in tied}
+    free = {name: weight_of(layer) for name, layer in linear_layers(model).items() if name not in tied}
     found: dict[str, str] = {}
     for stored, tensor in quantized.items():
-        if stored in free and agrees(free[stored].weight, tensor):
+        if stored in free and agrees(free[stored], tensor):
             found[stored] = stored
             del free[stored]
     lost: list[str] = []
     for stored, tensor in quantized.items():
         if stored in found:
             continue
-        name = next((name for name, layer in free.items() if agrees(layer.weight, tensor)), None)
+        name = next((name for name, weight in free.items() if agrees(weight, tensor)), None)
         if name is None:
             lost.append(stored)
         else:

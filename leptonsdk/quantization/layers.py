@@ -13,24 +13,37 @@ from leptonsdk.quantization.scheme import Pieces, check_fits, matches
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-# Classes that hold a linear map, but whose weights the compressed-tensors format has no place for.
-_UNSTORABLE = frozenset({"Conv1D", "Conv2d", "Conv3d", "Embedding"})
+# Classes that hold a linear map, but of a kind that no format stores quantized.
+_UNSTORABLE = frozenset({"Conv2d", "Conv3d", "Embedding"})
 
 
 @dataclass(frozen=True)
 class LinearLayer:
-    """A linear layer by its full name; ``module.weight`` is ``[out, in]``."""
+    """A linear layer by its full name."""
 
     name: str
-    module: nn.Linear
+    module: nn.Module
 
     @property
     def weight(self) -> Tensor:
-        return self.module.weight
+        return weight_of(self.module)
 
     @property
     def in_features(self) -> int:
-        return self.module.in_features
+        return self.weight.shape[1]
+
+
+def weight_of(module: nn.Module) -> Tensor:
+    """A linear layer's weight as ``[out, in]``, a view: transformers' ``Conv1D`` (GPT-2) holds it the other way round."""
+    weight: Tensor = module.weight  # type: ignore[assignment]
+    return weight.t() if is_conv1d(module) else weight
+
+
+def is_conv1d(module: nn.Module) -> bool:
+    """Whether a layer is transformers' ``Conv1D``, which the packed formats have no place for."""
+    from transformers.pytorch_utils import Conv1D
+
+    return isinstance(module, Conv1D)
 
 
 def class_names(module: nn.Module) -> frozenset[str]:
@@ -40,11 +53,11 @@ def class_names(module: nn.Module) -> frozenset[str]:
     return frozenset(base.__name__ for base in type(module).__mro__ if issubclass(base, nn.Module))
 
 
-def linear_layers(model: nn.Module) -> dict[str, nn.Linear]:
-    """All linear layers by name, tied ones too."""
+def linear_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """All linear layers (``nn.Linear`` and ``Conv1D``) by name, tied ones too."""
     from torch import nn
 
-    return {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    return {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear) or is_conv1d(m)}
 
 
 def tied_layers(model: nn.Module) -> frozenset[str]:
@@ -71,7 +84,7 @@ def layers_to_quantize(
         done: Names of layers that are quantized already, and are left out.
 
     Raises:
-        UsageError: Nothing is meant; a layer is meant that cannot be stored (``Conv1D``); groups do not fit; or
+        UsageError: Nothing is meant; a layer is meant that cannot be stored (``Conv2d``); groups do not fit; or
             transformers quantized the model already.
     """
     refuse_library_layers(model)
@@ -87,7 +100,7 @@ def layers_to_quantize(
                 unstorable.append(f"{name} ({type(module).__name__})")
     if unstorable:
         raise UsageError(
-            f"these layers cannot be stored quantized, only nn.Linear can: {', '.join(unstorable)}",
+            f"these layers cannot be stored quantized, only nn.Linear and Conv1D can: {', '.join(unstorable)}",
             hint="narrow `targets`, or add them to `ignore`",
         )
     chosen = [LinearLayer(n, linear[n]) for n in meant if n not in tied and n not in done]
@@ -107,8 +120,4 @@ def _nothing(
         message += f"; tied to an embedding: {', '.join(tied)}"
     if done:
         message += f"; quantized already: {', '.join(done)}"
-    if conv := [name for name, module in model.named_modules() if type(module).__name__ == "Conv1D"]:
-        message += (
-            f"; {type(model).__name__} is built of transformers' Conv1D, which cannot be stored: {', '.join(conv)}"
-        )
     return message

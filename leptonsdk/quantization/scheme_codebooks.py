@@ -17,7 +17,7 @@ from leptonsdk.errors import UsageError, did_you_mean
 from leptonsdk.quantization.scheme import PRESETS, Pieces, Scheme
 
 # Where indices and codebooks stand in a model's folder, beside the floats made from them.
-SIDECAR = "leptonsdk_codebooks.safetensors"
+SIDECAR = "leptonsdk_quantized.safetensors"
 
 
 class CodebookScheme(Pieces):

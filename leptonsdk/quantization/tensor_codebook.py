@@ -83,4 +83,4 @@ class CodebookTensor:
 
 
 AnyTensor = QuantizedTensor | CodebookTensor
-AnyTensorT = TypeVar("AnyTensorT", QuantizedTensor, CodebookTensor)
+AnyTensorT = TypeVar("AnyTensorT", QuantizedTensor, CodebookTensor, AnyTensor)

@@ -115,13 +115,24 @@ def test_progress_counts_the_layers(tmp_path: Path) -> None:
     assert seen[-1][:2] == (7, 7)
 
 
-def test_conv1d_layers_are_named_as_what_cannot_be_stored(tmp_path: Path) -> None:
+def test_conv1d_layers_are_quantized_along_their_inputs(tmp_path: Path) -> None:
     config = transformers.GPT2Config(vocab_size=97, n_embd=32, n_layer=1, n_head=2)
     source = StandIn(transformers.GPT2LMHeadModel(config))
-    with pytest.raises(UsageError, match=r"cannot be stored.*transformer\.h\.0\.attn\.c_attn \(Conv1D\)"):
-        run(source, tmp_path, scheme="W8A16", targets=["Conv1D"])
-    with pytest.raises(UsageError, match=r"built of transformers' Conv1D.*transformer\.h\.0\.mlp\.c_fc"):
-        run(source, tmp_path, scheme="W8A16")
+    result = run(source, tmp_path, scheme="W8A16")
+    assert "transformer.h.0.mlp.c_fc" in result.quantized
+    assert "lm_head" not in result.quantized
+    for name, tensor in result.quantized.items():
+        weight = result.model.get_submodule(name).weight
+        assert tensor.shape == (weight.shape[1], weight.shape[0])
+        assert torch.equal(weight.t(), tensor.dequantize())
+
+
+def test_layers_of_other_kinds_are_named_as_what_cannot_be_stored(tmp_path: Path) -> None:
+    source = StandIn(
+        transformers.GPT2LMHeadModel(transformers.GPT2Config(vocab_size=97, n_embd=32, n_layer=1, n_head=2))
+    )
+    with pytest.raises(UsageError, match=r"cannot be stored.*transformer\.wte \(Embedding\)"):
+        run(source, tmp_path, scheme="W8A16", targets=["Embedding"])
 
 
 def test_groups_that_do_not_fit_are_refused_before_any_work(tmp_path: Path) -> None:

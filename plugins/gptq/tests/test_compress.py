@@ -1,4 +1,4 @@
-"""The compressor on five architectures: calibrated in step, nothing left behind, reloaded elsewhere, resumed."""
+"""The compressor on six architectures: calibrated in step, nothing left behind, reloaded elsewhere, resumed."""
 
 import subprocess
 import sys
@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 import torch
 from leptonsdk_gptq import GPTQ, GPTQConfig, calibrate
-from leptonsdk_gptq.calibrate_streams import find_groups, weight_of
+from leptonsdk_gptq.calibrate_streams import find_groups
 
+from leptonsdk.checkpoint import load_checkpoint
 from leptonsdk.errors import UsageError
-from leptonsdk.quantization import RoundToNearest, RoundToNearestConfig, layers_to_quantize
+from leptonsdk.quantization import RoundToNearest, RoundToNearestConfig, layers_to_quantize, weight_of
 
-ARCHITECTURES = ["bert", "llama", "t5", "vit", "whisper"]
+ARCHITECTURES = ["bert", "gpt2", "llama", "t5", "vit", "whisper"]
 
 
 def outputs(tiny: Any, checkpoint: Any, name: str) -> torch.Tensor:
@@ -45,10 +46,10 @@ def test_outputs_stay_closer_than_by_round_to_nearest(tiny: Any, name: str, tmp_
         assert "forward" not in vars(module)
         assert not module._forward_pre_hooks
     for key, tensor in made.quantized.items():
-        assert torch.equal(made.model.get_submodule(key).weight, tensor.dequantize())
+        assert torch.equal(weight_of(made.model.get_submodule(key)), tensor.dequantize())
 
 
-@pytest.mark.parametrize("name", ["llama", "bert", "vit", "whisper"])
+@pytest.mark.parametrize("name", ["bert", "gpt2", "llama", "vit", "whisper"])
 def test_a_saved_folder_gives_the_same_logits_without_us(tiny: Any, name: str, tmp_path: Path) -> None:
     made = GPTQ(GPTQConfig(bit_width=4, group_size=16)).compress(
         tiny.build(name), tiny.context(tmp_path, tiny.inputs(name))
@@ -72,6 +73,10 @@ def test_a_saved_folder_gives_the_same_logits_without_us(tiny: Any, name: str, t
     assert done.returncode == 0, done.stderr[-2000:]
     config = (tmp_path / "saved" / "config.json").read_text()
     assert "calibration" not in config
+    again = load_checkpoint(tmp_path / "saved", task=made.task)
+    assert again.quantized.keys() == made.quantized.keys()
+    for key, tensor in made.quantized.items():
+        assert torch.equal(again.quantized[key].integers, tensor.integers)
 
 
 def test_layers_with_one_input_are_solved_together(tiny: Any) -> None:

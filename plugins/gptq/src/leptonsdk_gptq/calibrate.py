@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from leptonsdk.checkpoint import Checkpoint
 from leptonsdk.errors import UsageError
 from leptonsdk.hooks import StepContext
-from leptonsdk.quantization import QuantizedTensor, Scheme, layers_to_quantize, round_to_nearest
+from leptonsdk.quantization import QuantizedTensor, Scheme, layers_to_quantize, round_to_nearest, weight_of
 from leptonsdk_gptq.calibrate_kept import Kept, fingerprint
 from leptonsdk_gptq.calibrate_statistics import Statistics
-from leptonsdk_gptq.calibrate_streams import Group, Inputs, Lockstep, Stream, arrivals, find_groups, weight_of
+from leptonsdk_gptq.calibrate_streams import Group, Inputs, Lockstep, Stream, arrivals, find_groups
 from leptonsdk_gptq.config import GPTQConfig
 from leptonsdk_gptq.memory import trim
 from leptonsdk_gptq.solve import solve

@@ -13,8 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from leptonsdk.quantization import QuantizedTensor, Scheme
-from leptonsdk_gptq.calibrate_streams import weight_of
+from leptonsdk.quantization import QuantizedTensor, Scheme, weight_of
 from leptonsdk_gptq.config import GPTQConfig
 
 

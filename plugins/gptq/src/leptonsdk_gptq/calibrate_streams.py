@@ -22,6 +22,8 @@ from greenlet import GreenletExit, getcurrent, greenlet
 from torch import Tensor, nn
 from torch.nn import functional
 
+from leptonsdk.quantization import weight_of
+
 Inputs = Mapping[str, Any]
 
 
@@ -50,12 +52,6 @@ class Arrived:
 
     x: Tensor
     source: Tensor | None
-
-
-def weight_of(module: nn.Module) -> Tensor:
-    """A layer's weight as ``[out, in]``: transformers' Conv1D holds it the other way round."""
-    weight: Tensor = module.weight  # type: ignore[assignment]
-    return weight if isinstance(module, nn.Linear) else weight.t()
 
 
 def bias_of(module: nn.Module) -> Tensor | None:

@@ -1,9 +1,10 @@
-"""Codebooks on disk: beside the floats made from them, since no common format stores them.
+"""Weights that no common format stores, on disk: plain floats, and beside them what they were made from.
 
-The folder is a plain model: its safetensors hold the dequantized weights, and any loader reads them. Another file,
-``leptonsdk_codebooks.safetensors``, holds for each layer ``indices`` (int32, packed along the rows as compressed-tensors
-packs integers), ``codebook`` and, for NF4, ``scale``; its header says under ``leptonsdk`` (JSON) which scheme and shape each
-layer has. Layers with integers in the same model stand packed in the model's own file, as ever.
+Codebooks have no format at all, and the packed formats have no place for ``Conv1D`` (GPT-2). The folder is a plain model: its
+safetensors hold the dequantized weights, and any loader reads them. Another file, ``leptonsdk_quantized.safetensors``, holds
+for each such layer ``indices`` (int32, packed along the rows as compressed-tensors packs integers), ``codebook`` and, for
+NF4, ``scale``; or the tensors of ``pack-quantized``. Its header says under ``leptonsdk`` (JSON) which scheme and shape each
+layer has. Other layers with integers stand packed in the model's own file, as ever.
 """
 
 from __future__ import annotations
@@ -30,15 +31,17 @@ from leptonsdk.quantization.formats import (
     write_folder,
 )
 from leptonsdk.quantization.formats_names import integers_by_module
+from leptonsdk.quantization.layers import is_conv1d
+from leptonsdk.quantization.scheme import Scheme
 from leptonsdk.quantization.scheme_codebooks import SIDECAR, CodebookScheme
 from leptonsdk.quantization.tensor import QuantizedTensor
 from leptonsdk.quantization.tensor_codebook import AnyTensor, CodebookTensor
-from leptonsdk.quantization.tensor_packing import pack, pack_integers
+from leptonsdk.quantization.tensor_packing import PACKED, pack, pack_integers, unpack
 
 _HEADER, _VERSION = "leptonsdk", 1
 
 
-def save_codebooks(
+def save_sidecar(
     model: Any,
     quantized: Mapping[str, AnyTensor],
     folder: str | Path,
@@ -46,12 +49,13 @@ def save_codebooks(
     save_dtype: torch.dtype | None = None,
     max_shard_size: int | str = "5GB",
 ) -> dict[str, AnyTensor]:
-    """Write a transformers folder in floats with its codebooks beside it; layers with integers are packed.
+    """Write a transformers folder in floats with their codebooks or integers beside them; layers that can be are packed.
 
     Args, errors and what comes back as of `save_compressed`. The weights on disk are ``.dequantize()`` of what comes back,
     bit for bit: in ``save_dtype``, codebooks and scales are rounded to it first.
     """
     check_layers(model, quantized)
+    modules = dict(model.named_modules())
     dtype_of = saved_dtypes(model, quantized, save_dtype)
     stored: dict[str, AnyTensor] = {}
     packed: dict[str, dict[str, Tensor]] = {}
@@ -59,17 +63,23 @@ def save_codebooks(
     layers: dict[str, Any] = {}
     uniform: dict[str, QuantizedTensor] = {}
     for name, tensor in quantized.items():
+        conv1d = is_conv1d(modules[name])
         if isinstance(tensor, QuantizedTensor):
-            stored[name] = uniform[name] = tensor.cast(dtype_of[name] or tensor.scale.dtype)
-            packed[name] = pack(uniform[name])
-            continue
-        stored[name] = book = tensor.cast(dtype_of[name] or tensor.codebook.dtype)
-        packed[name] = {"weight": book.dequantize().cpu()}
-        if not bool(torch.isfinite(packed[name]["weight"]).all()):
-            dtype = dtype_name(book.codebook.dtype)
+            stored[name] = tensor = tensor.cast(dtype_of[name] or tensor.scale.dtype)
+            beside = pack(tensor)
+            if not conv1d:
+                uniform[name], packed[name] = tensor, beside
+                continue
+        else:
+            stored[name] = tensor = tensor.cast(dtype_of[name] or tensor.codebook.dtype)
+            beside = _pack(tensor)
+        weight = tensor.dequantize().cpu()
+        if not bool(torch.isfinite(weight).all()):
+            dtype = dtype_name(weight.dtype)
             raise CheckpointError(f"it has values too large for {dtype}", where=f"layer '{name}'", hint="use bfloat16")
-        sidecar |= {f"{name}.{key}": value for key, value in _pack(book).items()}
-        layers[name] = {"scheme": book.scheme.model_dump(), "shape": list(book.shape)}
+        packed[name] = {"weight": weight.t().contiguous() if conv1d else weight}
+        sidecar |= {f"{name}.{key}": value for key, value in beside.items()}
+        layers[name] = {"scheme": tensor.scheme.model_dump(mode="json"), "shape": list(tensor.shape)}
     section = None
     if uniform:
         check_schemes(model, uniform)
@@ -80,11 +90,17 @@ def save_codebooks(
     return stored
 
 
-def load_codebooks(folder: str | Path, model: Any) -> dict[str, CodebookTensor]:
-    """Codebooks by module name, read from a folder and compared with the weights of the model loaded from it.
+def needs_sidecar(model: Any, quantized: Mapping[str, AnyTensor]) -> bool:
+    """Whether some of the layers cannot be packed: they have codebooks, or are ``Conv1D``."""
+    modules = dict(model.named_modules())
+    return any(isinstance(t, CodebookTensor) or is_conv1d(modules[name]) for name, t in quantized.items())
+
+
+def load_sidecar(folder: str | Path, model: Any) -> dict[str, AnyTensor]:
+    """Codebooks and integers by module name, read from a folder and compared with the weights of the model loaded from it.
 
     Returns:
-        Nothing when the folder has no codebooks.
+        Nothing when the folder has no such file.
 
     Raises:
         CheckpointError: The file is damaged or of a later version, or the model's weights are not what it says.
@@ -98,13 +114,13 @@ def load_codebooks(folder: str | Path, model: Any) -> dict[str, CodebookTensor]:
             header = json.loads((file.metadata() or {})[_HEADER])
         if header["version"] != _VERSION:
             raise CheckpointError(f"its version is {header['version']}, and {_VERSION} is known", where=SIDECAR)
-        books = {name: _unpack(name, state, layer) for name, layer in header["layers"].items()}
+        found = {name: _unpack(name, state, layer) for name, layer in header["layers"].items()}
     except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError, ValidationError, UsageError) as error:
         if isinstance(error, CheckpointError):
             raise
         raise CheckpointError(f"it cannot be read: {first_line(error)}", where=SIDECAR) from error
     try:
-        return integers_by_module(model, books)
+        return integers_by_module(model, found)
     except CheckpointError as error:
         raise CheckpointError(
             error.message,
@@ -120,7 +136,10 @@ def _pack(tensor: CodebookTensor) -> dict[str, Tensor]:
     return stored if tensor.scale is None else {**stored, "scale": tensor.scale.cpu().contiguous()}
 
 
-def _unpack(name: str, state: Mapping[str, Tensor], layer: Mapping[str, Any]) -> CodebookTensor:
+def _unpack(name: str, state: Mapping[str, Tensor], layer: Mapping[str, Any]) -> AnyTensor:
+    if "codebook" not in layer["scheme"]:
+        stored = {key: state[f"{name}.{key}"] for key in PACKED if f"{name}.{key}" in state}
+        return unpack(stored, Scheme.model_validate(layer["scheme"]))
     scheme, shape = CodebookScheme.model_validate(layer["scheme"]), torch.Size(layer["shape"])
     signed = unpack_from_int32(state[f"{name}.indices"], scheme.num_bits, shape)
     indices = (signed.to(torch.int16) + (1 << (scheme.num_bits - 1))).to(torch.uint8)
