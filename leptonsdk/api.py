@@ -284,6 +284,7 @@ def evaluate(
     limit: int | None = None,
     batch_size: int = 32,
     max_length: int | None = None,
+    options: Mapping[str, Any] | None = None,
     baseline: Checkpoint | str | Path | None = None,
     seed: int = 0,
     progress: Progress = no_progress,
@@ -300,6 +301,7 @@ def evaluate(
         limit: Use this many rows, drawn with the seed.
         batch_size: Examples per forward.
         max_length: Longest input in tokens.
+        options: Of the task, such as ``{"pooling": "cls"}``.
         baseline: For metrics that are a distance to it (``kl``).
         seed: Of the drawing.
         progress: Called as ``progress(done, total, what)``.
@@ -316,7 +318,9 @@ def evaluate(
         to_data(data, evaluator, plugins, columns=columns, limit=limit, seed=seed),
         plugins,
         metrics=metrics,
-        settings=EvaluationSettings(batch_size=batch_size, max_length=max_length, progress=progress),
+        settings=EvaluationSettings(
+            batch_size=batch_size, max_length=max_length, options=dict(options or {}), progress=progress
+        ),
         baseline=None if baseline is None else as_checkpoint(baseline, task),
         threads=available_threads(),
     )

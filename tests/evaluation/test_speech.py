@@ -179,7 +179,9 @@ def test_normalizers_and_counts() -> None:
     basic = normalizer_of(SimpleNamespace())
     assert basic("Seven.").strip() == basic(" seven").strip() == "seven"
     assert normalizer_of(SimpleNamespace(), "english")("seven") == "7"
-    with pytest.raises(EvaluationError, match="english or basic"):
+    digits = normalizer_of(SimpleNamespace(), "digits")
+    assert digits(" Six, six, 4.") == digits("6 6 four") == "6 6 4"
+    with pytest.raises(EvaluationError, match="english, basic or digits"):
         normalizer_of(None, "french")
     references = ["the cat sat", "a b", "", "same here"]
     columns = count_errors(references, ["The cat sat on.", "b", "noise", "same here"], basic)

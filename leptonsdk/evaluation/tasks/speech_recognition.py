@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -23,7 +24,8 @@ class SpeechRecognition(Evaluator):
     """Errors (substitutions, deletions, insertions) per word and per character of the references, counted by jiwer.
 
     Both sides are normalised first: by transformers' English normaliser for Whisper's tokenizer ("Seven." is "7"), by the
-    basic one (case, punctuation) for others; ``options["normalizer"]``, ``english`` or ``basic``, chooses. Rates are those
+    basic one (case, punctuation) for others; ``options["normalizer"]`` chooses: ``english``, ``basic``, or ``digits`` for
+    numbers read out digit by digit, where English "six 6" is "66": each digit is a word of its own. Rates are those
     of Radford et al. 2022 (https://arxiv.org/abs/2212.04356), over all examples together; they can exceed 1.
     Transcripts are greedy, of ``options["max_new_tokens"]`` tokens at most (half of the decoder's positions by default).
     """
@@ -100,8 +102,11 @@ def normalizer_of(tokenizer: Any, which: str | None = None) -> Callable[[str], s
     """Transformers' ``english`` or ``basic`` normaliser; by default English for a tokenizer that has it (Whisper's)."""
     from transformers.models.whisper.english_normalizer import BasicTextNormalizer, EnglishTextNormalizer
 
-    if which not in (None, "english", "basic"):
-        raise EvaluationError(f"there is no normalizer '{which}'", hint="english or basic")
+    if which not in (None, "english", "basic", "digits"):
+        raise EvaluationError(f"there is no normalizer '{which}'", hint="english, basic or digits")
+    if which == "digits":
+        numbers = normalizer_of(tokenizer, "english")
+        return lambda text: " ".join(re.sub(r"\d", r" \g<0> ", numbers(text)).split())
     if which == "english" or (which is None and hasattr(tokenizer, "english_spelling_normalizer")):
         # The tokenizer's own `normalize` breaks where its folder has no normalizer.json, the list of British spellings.
         english: Callable[[str], str] = EnglishTextNormalizer(

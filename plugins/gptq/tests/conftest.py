@@ -80,13 +80,13 @@ def _t5() -> Any:
     return transformers.T5ForConditionalGeneration(config), "text2text-generation"
 
 
-ARCHITECTURES = {"llama": _llama, "bert": _bert, "vit": _vit, "whisper": _whisper, "t5": _t5}
+ARCHITECTURES = {"llama": _llama, "gpt2": _gpt2, "bert": _bert, "vit": _vit, "whisper": _whisper, "t5": _t5}
 
 
 def build(name: str, seed: int = 0, dtype: torch.dtype = torch.float32) -> Checkpoint:
     """A checkpoint of a tiny random model whose weights are large enough to matter."""
     torch.manual_seed(seed)
-    model, task = {**ARCHITECTURES, "gpt2": _gpt2}[name]()
+    model, task = ARCHITECTURES[name]()
     with torch.no_grad():
         for module in model.modules():
             if isinstance(module, (torch.nn.Linear, torch.nn.Embedding)):

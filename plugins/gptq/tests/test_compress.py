@@ -1,5 +1,6 @@
 """The compressor on six architectures: calibrated in step, nothing left behind, reloaded elsewhere, resumed."""
 
+import dataclasses
 import subprocess
 import sys
 import textwrap
@@ -219,6 +220,22 @@ def test_a_speech_model_writes_its_own_text_to_calibrate_with(tiny: Any, tmp_pat
     rows = [{"input_features": row["input_features"]} for row in tiny.inputs("whisper")]
     made = GPTQ(GPTQConfig(bit_width=4, group_size=16)).compress(tiny.build("whisper"), tiny.context(tmp_path, rows))
     assert any("decoder" in name and "encoder_attn" in name for name in made.quantized)
+
+
+def test_the_budget_counts_what_a_decoder_sees(tiny: Any, tmp_path: Path) -> None:
+    """20 frames a row for each of its tokens: 320 positions are 16 rows of frames, but the decoder needs 20 tokens."""
+    rows = [{**row, "decoder_input_ids": row["decoder_input_ids"][:, :1]} for row in tiny.inputs("whisper", count=40)]
+    context = tiny.context(tmp_path, rows)
+    taken: list[int] = []
+
+    def counted(size: int) -> Any:
+        for batch in context.batches(size):
+            taken.append(len(taken))
+            yield batch
+
+    config = GPTQConfig(bit_width=4, group_size=16, calibration_tokens=320, batch_size=1)
+    GPTQ(config).compress(tiny.build("whisper"), dataclasses.replace(context, batches=counted))
+    assert len(taken) == 20
 
 
 def test_what_cannot_be_done_is_said_first(tiny: Any, tmp_path: Path) -> None:

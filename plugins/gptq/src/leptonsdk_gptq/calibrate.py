@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -23,6 +24,7 @@ from leptonsdk_gptq.solve import solve
 from leptonsdk_gptq.tune import tune_scales
 
 _TUNING_POSITIONS = 512
+_DECODER_SHARE = 16  # of the budget, the part that an encoder-decoder's decoder must have seen, at least
 _DECODED = 64  # tokens that an encoder-decoder writes for itself where the calibration data has only its inputs
 
 
@@ -98,6 +100,7 @@ def compute_dtype(config: GPTQConfig, model: Any) -> torch.dtype:
 def _start(lockstep: Lockstep, first: Inputs, rest: Iterator[Inputs], config: GPTQConfig) -> tuple[int, int]:
     """Run batches up to their first layer until there are enough positions. Returns positions and rows."""
     positions = rows = 0
+    decoded = 0.0
     batch: Inputs | None = first
     while batch is not None:
         if config.resolved_correction:
@@ -105,8 +108,21 @@ def _start(lockstep: Lockstep, first: Inputs, rest: Iterator[Inputs], config: GP
         stream = lockstep.start(batch, quantized=True)
         positions += _positions(stream)
         rows += _row_count(batch)
-        batch = next(rest, None) if positions < config.resolved_tokens else None
+        decoded += _decoded(batch)
+        enough = positions >= config.resolved_tokens and decoded * _DECODER_SHARE >= config.resolved_tokens
+        batch = None if enough else next(rest, None)
     return positions, rows
+
+
+def _decoded(inputs: Inputs) -> float:
+    """Positions of an encoder-decoder's decoder; without one there are always enough.
+
+    Speech has hundreds of frames for each token: frames alone would leave the decoder with a handful of inputs.
+    """
+    mask, ids = inputs.get("decoder_attention_mask"), inputs.get("decoder_input_ids")
+    if isinstance(mask, Tensor):
+        return float(mask.sum())
+    return ids.numel() if isinstance(ids, Tensor) else math.inf
 
 
 def _row_count(inputs: Inputs) -> int:
