@@ -13,6 +13,7 @@ from leptonsdk.hooks.classes import (
     PostTrainingCompressor,
     Runner,
     StepContext,
+    TrainingCompressor,
     WeightProfile,
 )
 from leptonsdk.hooks.manager import PluginRecord, Plugins, load_plugins
@@ -36,6 +37,7 @@ __all__ = [
     "PostTrainingCompressor",
     "Runner",
     "StepContext",
+    "TrainingCompressor",
     "WeightProfile",
     "hookimpl",
     "load_plugins",

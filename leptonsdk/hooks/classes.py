@@ -111,6 +111,55 @@ class PostTrainingCompressor(Compressor[ConfigT]):
         """The compressed checkpoint."""
 
 
+class TrainingCompressor(Compressor[ConfigT]):
+    """Acts inside a Trainer run, beside others, in the order in which they are given.
+
+    `prepare` comes first and once; then `parameter_groups`, before the optimizer is made; `update` before every optimizer step
+    and `loss` for every batch; `finalize` last. Whatever must survive an interruption is a parameter or a buffer of the model
+    (`prepare` adds it), so that the Trainer's own checkpoints hold it and every process of a distributed run has the same;
+    schedules follow from `update`'s progress alone.
+    """
+
+    @abstractmethod
+    def prepare(self, model: nn.Module, context: StepContext) -> None:
+        """Attach what the training needs: masks, fake quantizers, a teacher. The model computes as before, or nearly."""
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """The optimizer's groups for parameters that `prepare` added, each with ``params``; the rest is the optimizer's default."""
+        return []
+
+    def model_inputs(self) -> Mapping[str, Any]:
+        """More arguments for the model's forward in training, such as ``output_hidden_states``."""
+        return {}
+
+    def loss(self, model: nn.Module, inputs: Mapping[str, Any], outputs: Any, loss: Tensor) -> Tensor:
+        """The loss with this one's part in it.
+
+        Args:
+            model: In training, wrapped as the Trainer has it.
+            inputs: The batch, labels included.
+            outputs: The model's.
+            loss: So far, as a mean over the batch's items. What comes back is one too; the Trainer scales it for
+                gradient accumulation and several processes.
+        """
+        return loss
+
+    def update(self, progress: float) -> None:
+        """Move schedules on; progress runs from 0 to 1 over the optimizer's steps."""
+
+    def settled(self, progress: float) -> bool:
+        """Whether the model is at its target by then. Checkpoints from before do not count as the best one."""
+        return True
+
+    def logs(self) -> Mapping[str, float]:
+        """What to log since the last call: sparsity, parts of the loss."""
+        return {}
+
+    @abstractmethod
+    def finalize(self, model: nn.Module, context: StepContext) -> nn.Module:
+        """Fold, remove, shrink: plain modules are left. It may change the model in place."""
+
+
 @runtime_checkable
 class Runner(Protocol):
     """A model ready to run: called with the source model's inputs, it returns an object with the same output names.
