@@ -1,0 +1,191 @@
+"""Compressors in a Trainer: a mixin for any subclass of `transformers.Trainer`, and a ready class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from transformers import Trainer, TrainerCallback
+
+from leptonsdk.errors import UsageError
+from leptonsdk.hooks import StepContext, TrainingCompressor
+
+if TYPE_CHECKING:
+    from transformers import Trainer as _Mixed
+else:
+    _Mixed = object
+
+
+class CompressionTrainerMixin(_Mixed):  # type: ignore[misc]
+    """Lets compressors act inside a training run: mix it in before the Trainer's class.
+
+    ::
+
+        class MyTrainer(CompressionTrainerMixin, Seq2SeqTrainer): ...
+
+        trainer = MyTrainer(model, args, …, compression=[MovementPruning(…), Distillation(teacher)])
+        trainer.train()
+        model = trainer.finalize()
+
+    Everything that the compressors learn is part of the model while it trains, and their schedules follow from the number
+    of steps, so that the Trainer's own checkpoints resume them. With ``load_best_model_at_end`` an evaluation counts from the
+    moment on when every compressor has reached its target: before it, the best model is the one that is compressed least.
+
+    Args:
+        compression: Compressors, in the order in which they act on the loss.
+
+    Raises:
+        UsageError: `model_init` is given: each trial would need compressors of its own.
+    """
+
+    model: Any
+
+    def __init__(self, *args: Any, compression: Sequence[TrainingCompressor[Any]] = (), **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if compression and kwargs.get("model_init") is not None:
+            raise UsageError("compression needs the model itself, not model_init", where="CompressionTrainer")
+        self.compression = tuple(compression)
+        self.compression_context = StepContext(
+            seed=self.args.seed, folder=Path(self.args.output_dir) / "compression", device=str(self.args.device)
+        )
+        for compressor in self.compression:
+            compressor.prepare(self.model, self.compression_context)
+        if self.place_model_on_device:
+            self._move_model_to_device(self.model, self.args.device)
+        names = {id(parameter): name for name, parameter in self.model.named_parameters()}
+        self._groups = [
+            {**group, "params": [names[id(parameter)] for parameter in group["params"]]}
+            for compressor in self.compression
+            for group in compressor.parameter_groups()
+        ]
+        self._scaled: bool | None = None
+        self.add_callback(_Schedules(self))
+
+    @property
+    def compression_progress(self) -> float:
+        """Optimizer steps done, as a share of all."""
+        return min(1.0, int(self.state.global_step) / max(int(self.state.max_steps), 1))
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """The Trainer's optimizer, with the compressors' parameters in groups of their own."""
+        parameters = dict((self.model if model is None else model).named_parameters())
+        groups = [{**group, "params": [parameters[name] for name in group["params"]]} for group in self._groups]
+        own = [parameter for group in groups for parameter in group["params"] if parameter.requires_grad]
+        for parameter in own:
+            parameter.requires_grad_(False)  # out of the default groups
+        optimizer: torch.optim.Optimizer = super().create_optimizer(*(() if model is None else (model,)))
+        for parameter in own:
+            parameter.requires_grad_(True)
+        known = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        for group in groups:
+            if group["params"] and id(group["params"][0]) not in known:
+                optimizer.add_param_group({"weight_decay": 0.0, **group})
+        return optimizer
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """The Trainer's loss with the compressors' parts; in evaluation the Trainer's alone."""
+        if not (self.compression and model.training):
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        asked = {**inputs, **{name: value for c in self.compression for name, value in c.model_inputs().items()}}
+        if "labels" not in inputs and not any(name in inputs for name in self.label_names):
+            outputs = model(**asked)  # of a model without a task: the compressors' parts are all that there is
+            loss = torch.zeros((), device=self.args.device)
+        else:
+            loss, outputs = super().compute_loss(model, asked, True, num_items_in_batch)
+        # Compressors are to see a mean over this batch, whatever the Trainer divides by.
+        share, rest = self._share(model, inputs, num_items_in_batch)
+        loss = loss / (share * rest)
+        for compressor in self.compression:
+            loss = compressor.loss(model, inputs, outputs, loss)
+        loss = loss * share
+        return (loss, outputs) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Adds what the compressors tell to the training's own logs."""
+        if "loss" in logs:
+            for compressor in self.compression:
+                logs = {**logs, **compressor.logs()}
+        super().log(logs, *args, **kwargs)
+
+    def finalize(self) -> nn.Module:
+        """The model with every compressor's work done: plain modules, smaller where something was removed."""
+        model: nn.Module = self.accelerator.unwrap_model(self.model)
+        for compressor in self.compression:
+            compressor.update(self.compression_progress)
+        for compressor in self.compression:
+            model = compressor.finalize(model, self.compression_context)
+        self.compression, self._groups, self.optimizer = (), [], None
+        self.model = self.model_wrapped = model
+        return model
+
+    def _share(self, model: nn.Module, inputs: dict[str, Any], items: Any) -> tuple[Any, int]:
+        """What the loss is of a mean over this batch: a share that belongs there, and a factor that does not.
+
+        The Trainer has a model divide its loss by the items of all accumulated batches, ``num_items_in_batch``, and multiplies
+        it by the processes that this was gathered from, whether or not the model did so.
+        """
+        labels = inputs.get("shift_labels", inputs.get("labels"))
+        if items is None or labels is None or not self.model_accepts_loss_kwargs:
+            return 1.0, 1
+        if "shift_labels" not in inputs and getattr(self, "_loss_shifts_labels", False):
+            labels = labels[..., 1:]
+        processes = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
+        share = (labels != -100).sum() / items * processes
+        if processes == 1 and abs(float(share) - 1) < 1e-6:
+            return 1.0, 1
+        return (share, 1) if self._divides(model, inputs, items) else (1.0, processes)
+
+    def _divides(self, model: nn.Module, inputs: dict[str, Any], items: Any) -> bool:
+        """Whether the model heeds ``num_items_in_batch``, as its signature says. Not all do: asked once, with two numbers."""
+        if self._scaled is None:
+            if self.compute_loss_func is not None or self.label_smoother is not None:
+                self._scaled = True
+            else:
+                with torch.no_grad(), self.compute_loss_context_manager(), torch.random.fork_rng():
+                    losses = []
+                    for count in (items, 2 * items):
+                        torch.manual_seed(0)  # the same dropout
+                        losses.append(float(model(**inputs, num_items_in_batch=count).loss))
+                self._scaled = losses[1] < 0.75 * losses[0]
+            if not self._scaled:
+                self.loss_is_scaled_for_ga = False  # the Trainer then divides by the accumulated batches
+        return self._scaled
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        progress = self.compression_progress
+        if not all(compressor.settled(progress) for compressor in self.compression):
+            return False
+        return bool(super()._determine_best_metric(metrics, trial))
+
+
+class CompressionTrainer(CompressionTrainerMixin, Trainer):  # type: ignore[misc]
+    """`transformers.Trainer` with compressors."""
+
+
+class _Schedules(TrainerCallback):  # type: ignore[misc]
+    """Moves the compressors' schedules on before each optimizer step."""
+
+    def __init__(self, trainer: CompressionTrainerMixin) -> None:
+        self._trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._update()
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._update()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._update()  # evaluation and checkpoints come after it
+
+    def _update(self) -> None:
+        for compressor in self._trainer.compression:
+            compressor.update(self._trainer.compression_progress)

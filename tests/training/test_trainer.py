@@ -1,0 +1,189 @@
+"""The mixin: losses are scaled as the Trainer scales its own, runs resume, and what counts as best is compressed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+from leptonsdk.errors import UsageError
+from leptonsdk.training import CompressionTrainer, CompressionTrainerMixin
+from leptonsdk.training.weights import effective_weight
+
+
+def train(kit: Any, folder: Path, compression: Any, *, language: bool = False, **more: Any) -> CompressionTrainer:
+    model = kit.language_model() if language else kit.classifier()
+    trainer = CompressionTrainer(
+        model, kit.arguments(folder, **more), train_dataset=kit.rows(language=language), compression=compression
+    )
+    trainer.train()
+    return trainer
+
+
+def weights(trainer: Any) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in trainer.model.state_dict().items()}
+
+
+def assert_close(one: Any, two: Any, tolerance: float = 1e-6) -> None:
+    assert one.keys() == two.keys()
+    for name, value in one.items():
+        assert torch.allclose(value, two[name], atol=tolerance, rtol=tolerance), name
+
+
+def test_without_compressors_it_is_the_trainer(kit: Any, tmp_path: Path) -> None:
+    ours = train(kit, tmp_path / "a", ())
+    plain = transformers.Trainer(kit.classifier(), kit.arguments(tmp_path / "b"), train_dataset=kit.rows())
+    plain.train()
+    assert_close(weights(ours), weights(plain), 0)
+
+
+@pytest.mark.parametrize("language", [False, True], ids=["classifier", "language model"])
+def test_accumulated_batches_are_one_large_batch(kit: Any, tmp_path: Path, language: bool) -> None:
+    """SGD, so that a wrong factor shows: Adam would divide it away."""
+    options = {"optim": "sgd", "max_grad_norm": 0.0, "lr_scheduler_type": "constant", "learning_rate": 0.1}
+    large = train(kit, tmp_path / "a", [kit.Shrinker()], language=language, per_device_train_batch_size=8, **options)
+    small = train(
+        kit,
+        tmp_path / "b",
+        [kit.Shrinker()],
+        language=language,
+        per_device_train_batch_size=2,
+        gradient_accumulation_steps=4,
+        **options,
+    )
+    # The language model's batches have uneven numbers of labels, and the penalty counts by batch, not by label.
+    assert_close(weights(large), weights(small), 2e-3 if language else 1e-6)
+
+
+def test_own_parameters_have_their_own_group(kit: Any, tmp_path: Path) -> None:
+    shrinker = kit.Shrinker(lr=0.0)
+    trainer = train(kit, tmp_path, [shrinker])
+    assert all(torch.equal(gate.scores, torch.ones_like(gate.scores)) for gate in shrinker.gates)
+    grouped = [id(p) for group in trainer.optimizer.param_groups for p in group["params"]]
+    assert len(grouped) == len(set(grouped)) == len(list(trainer.model.parameters()))
+
+
+def test_schedules_run_from_nought_to_one(kit: Any, tmp_path: Path) -> None:
+    shrinker = kit.Shrinker()
+    train(kit, tmp_path, [shrinker])
+    assert shrinker.seen[0] == 0
+    assert shrinker.seen[-1] == 1
+    assert shrinker.seen == sorted(shrinker.seen)
+    assert len(set(shrinker.seen)) == 9
+
+
+def test_two_compressors_act_on_one_layer_and_both_are_logged(kit: Any, tmp_path: Path) -> None:
+    first, second = kit.Shrinker(), kit.Shrinker()
+    second.name = "other"
+    model = kit.classifier()
+    first.prepare(model, None)
+    layer = first.layers[0]
+    first.gates[0].scores.data.fill_(2.0)
+    second.layers, second.gates = [layer], [type(first.gates[0])(layer.out_features)]
+    from leptonsdk.training import fold, transform_weight
+
+    transform_weight(layer, "other", second.gates[0])
+    second.gates[0].scores.data.fill_(3.0)
+    assert torch.equal(effective_weight(layer), layer.weight * 6)
+    fold(layer, "other")
+    assert torch.equal(effective_weight(layer), layer.weight * 2)
+    trainer = train(kit, tmp_path, [kit.Shrinker()])
+    assert any("gate" in entry and "loss" in entry for entry in trainer.state.log_history)
+
+
+def test_finalize_leaves_plain_modules_that_compute_the_same(kit: Any, tmp_path: Path) -> None:
+    trainer = train(kit, tmp_path, [kit.Shrinker()])
+    batch = torch.stack([row["input_ids"] for row in kit.rows(4)])
+    trainer.model.eval()
+    with torch.no_grad():
+        before = trainer.model(batch).logits
+        model = trainer.finalize()
+        after = model(batch).logits
+    assert torch.allclose(before, after, atol=1e-6)
+    assert model.state_dict().keys() == kit.classifier().state_dict().keys()
+    assert {type(m) for m in model.modules()} == {type(m) for m in kit.classifier().modules()}
+    model.save_pretrained(tmp_path / "saved")
+    again = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "saved")
+    with torch.no_grad():
+        assert torch.equal(again(batch).logits, after)
+
+
+def test_a_resumed_run_ends_with_the_same_weights(kit: Any, tmp_path: Path) -> None:
+    class KilledError(Exception):
+        pass
+
+    class Kill(transformers.TrainerCallback):
+        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step == 5:
+                raise KilledError
+
+    options = {"save_strategy": "steps", "save_steps": 2, "num_train_epochs": 2}
+    whole = train(kit, tmp_path / "whole", [kit.Shrinker()], **options)
+    args = kit.arguments(tmp_path / "killed", **options)
+    first = CompressionTrainer(kit.classifier(), args, train_dataset=kit.rows(), compression=[kit.Shrinker()])
+    first.add_callback(Kill())
+    with pytest.raises(KilledError):
+        first.train()
+    shrinker = kit.Shrinker()
+    second = CompressionTrainer(kit.classifier(seed=9), args, train_dataset=kit.rows(), compression=[shrinker])
+    second.train(resume_from_checkpoint=True)
+    assert shrinker.seen[1] == 4 / 16
+    assert_close(weights(whole), weights(second), 0)
+
+
+def test_the_best_model_is_one_that_is_compressed(kit: Any, tmp_path: Path) -> None:
+    options = {
+        "eval_strategy": "steps",
+        "eval_steps": 2,
+        "save_strategy": "steps",
+        "save_steps": 2,
+        "load_best_model_at_end": True,
+        "metric_for_best_model": "progress",
+        "greater_is_better": False,  # the first evaluation would win
+    }
+    trainer = CompressionTrainer(
+        kit.classifier(),
+        kit.arguments(tmp_path, **options),
+        train_dataset=kit.rows(),
+        eval_dataset=kit.rows(8),
+        compression=[kit.Shrinker(settles=0.6)],
+        compute_metrics=lambda _: {"progress": trainer.state.global_step},
+    )
+    trainer.train()
+    assert trainer.state.best_metric == 6
+    assert trainer.state.best_model_checkpoint.endswith("checkpoint-6")
+
+
+def test_it_mixes_into_other_trainers(kit: Any, tmp_path: Path) -> None:
+    class Mine(CompressionTrainerMixin, transformers.Seq2SeqTrainer):
+        pass
+
+    config = transformers.T5Config(
+        vocab_size=40, d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2, decoder_start_token_id=0
+    )
+    args = transformers.Seq2SeqTrainingArguments(**kit.arguments(tmp_path).to_dict() | {"report_to": []})
+    data = [{**row, "labels": row["input_ids"]} for row in kit.rows(8)]
+    shrinker = kit.Shrinker()
+    trainer = Mine(transformers.T5ForConditionalGeneration(config), args, train_dataset=data, compression=[shrinker])
+    trainer.train()
+    assert shrinker.seen[-1] == 1
+    trainer.finalize()
+
+
+def test_evaluation_is_of_the_task_alone(kit: Any, tmp_path: Path) -> None:
+    trainer = train(kit, tmp_path, [kit.Shrinker()])
+    data = kit.rows(8)
+    loss = trainer.evaluate(data)["eval_loss"]
+    with torch.no_grad():
+        batch = {name: torch.stack([row[name] for row in data]) for name in data[0]}
+        assert loss == pytest.approx(float(trainer.model.eval()(**batch).loss), abs=1e-5)
+
+
+def test_model_init_is_refused(kit: Any, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="model_init"):
+        CompressionTrainer(
+            args=kit.arguments(tmp_path), model_init=lambda: kit.classifier(), compression=[kit.Shrinker()]
+        )
