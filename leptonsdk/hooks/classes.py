@@ -53,6 +53,7 @@ class StepContext:
         samples: The same from a few rows of the evaluation data, for parity checks; never used to fit anything.
         progress: Call it as ``progress(done, total, what)``.
         device: Where to compute (a torch device string).
+        base: Where relative paths in a config start: the recipe's folder.
         threads: CPU threads to use in a runtime's own pool.
     """
 
@@ -63,6 +64,7 @@ class StepContext:
     progress: Progress = no_progress
     device: str = "cpu"
     threads: int = 1
+    base: Path = field(default_factory=Path)
 
     def calibration(self, batch_size: int) -> Iterator[Batch]:
         """Calibration batches as model inputs; a `UsageError` says how to give some when there are none."""
@@ -309,6 +311,19 @@ class Evaluator(ABC):
         self, processor: Any, rows: Mapping[str, Sequence[Any]], settings: EvaluationSettings
     ) -> dict[str, Tensor]:
         """Model inputs for some rows (role -> values), labels left out: what calibration, parity and timing feed."""
+
+    def training_batch(
+        self, processor: Any, rows: Mapping[str, Sequence[Any]], settings: EvaluationSettings
+    ) -> dict[str, Tensor]:
+        """Model inputs for some rows with ``labels``; without them where the task has none, and only a teacher can teach it."""
+        return self.encode(processor, rows, settings)
+
+    def lengths(self, processor: Any, dataset: Dataset, settings: EvaluationSettings) -> list[int]:
+        """Each example's length along ``length_input``, so that a training can batch like with like."""
+        if self.length_input is None:
+            return [1] * len(dataset)
+        inputs = (self.encode(processor, dataset[i : i + 1], settings) for i in range(len(dataset)))
+        return [encoded[self.length_input].shape[1] for encoded in inputs]
 
     @abstractmethod
     def evaluate(

@@ -86,7 +86,7 @@ class _Execution:
         self.model_files = fingerprints.model_fingerprint(plan)
         self.data_states = {
             name: fingerprints.data_fingerprint(getattr(self.recipe.data, name), plugins, plan.base)
-            for name in ("eval", "calibration")
+            for name in ("eval", "calibration", "train")
         }
         self.keys = {
             BASELINE: key_of(model=self.model_files, spec=self.recipe.model.model_dump(), versions=self.versions)
@@ -100,7 +100,7 @@ class _Execution:
         if name not in self._opened:
             from leptonsdk.checkpoint import load_checkpoint
 
-            for other in [key for key in self._opened if key not in (BASELINE, "eval", "calibration")]:
+            for other in [key for key in self._opened if key not in (BASELINE, "eval", "calibration", "train")]:
                 del self._opened[other]  # hold one model besides the baseline
             spec = self.recipe.model
             baseline = name == BASELINE
@@ -169,7 +169,7 @@ class _Execution:
         last = BASELINE
         self.score(BASELINE, "baseline in torch", lambda: self.checkpoint(BASELINE))
         for step in self.plan.steps:
-            self.compress(step, last)
+            (self.train if step.kind == "train" else self.compress)(step, last)
             last = step.name
             self.score(step.name, f"{step.plugin} in torch", lambda name=step.name: self.checkpoint(name))  # type: ignore[misc]
         for step in self.plan.exports:
@@ -232,6 +232,33 @@ class _Execution:
 
         self.do(f"steps/{step.name}", f"compress with {step.plugin}", self.keys[step.name], work)
 
+    def train(self, step: Step, previous: str) -> None:
+        """Train the previous checkpoint with compressors in the run."""
+        parts = [
+            {"plugin": part.plugin, "version": part.version, "config": part.config.model_dump(mode="json")}
+            for part in step.parts
+        ]
+        self.keys[step.name] = self.step_key(step, previous, False, parts=parts, train=self.data_states["train"])
+
+        def work(folder: Path) -> dict[str, Any]:
+            from leptonsdk.training.step import train
+
+            checkpoint = self.checkpoint(previous)
+            context = self.context(step, False)
+            compression = [self.plugins.get("compressor", part.plugin)(part.config) for part in step.parts]
+            args, data = step.config.args, self.data("train")  # type: ignore[attr-defined]
+            result = self.guarded(
+                step,
+                context,
+                lambda: train(
+                    checkpoint, data, compression, self.plugins, context, args=args, settings=self.settings()
+                ),
+            )
+            result.save(folder)
+            return {"plugin": step.plugin, "version": step.version, "config": step.config.model_dump(mode="json")}
+
+        self.do(f"steps/{step.name}", "train", self.keys[step.name], work)
+
     def export(self, step: Step, previous: str) -> None:
         """Export the last checkpoint to a backend."""
         backend = self.plugins.get("backend", step.plugin)(step.config)
@@ -274,6 +301,7 @@ class _Execution:
             progress=self.display.progress,
             device="cpu",
             threads=self.threads,
+            base=self.plan.base,
         )
 
     def guarded(self, step: Step, context: StepContext, work: Callable[[], Any]) -> Any:

@@ -17,8 +17,8 @@ from pydantic import BaseModel, ValidationError
 
 from leptonsdk.data.spec import DataSpec, file_format
 from leptonsdk.errors import LeptonError, Problem, did_you_mean
-from leptonsdk.hooks import LIBRARY, Plugins, PostTrainingCompressor
-from leptonsdk.recipe.source import RecipeSource
+from leptonsdk.hooks import LIBRARY, Plugins, TrainingCompressor
+from leptonsdk.recipe.source import Path_, RecipeSource
 from leptonsdk.references import Reference, find_local, locate_model, read_config, task_of_architecture
 
 if TYPE_CHECKING:
@@ -147,30 +147,22 @@ def check_order(
     """That each step may follow those before it, and has the data it needs."""
     section = data.get("data")
     calibrated = isinstance(section, dict) and section.get("calibration") is not None
+    trained = isinstance(section, dict) and section.get("train") is not None
     done: dict[str, str] = {}
     for index, step in enumerate(steps):
         if step is None:
             continue
-        path = ("steps", index, step.plugin)
-        cls = plugins.get("compressor", step.plugin)
-        if not issubclass(cls, PostTrainingCompressor):
-            problems.append(source.problem(path, "it is no post-training compressor"))
-            continue
-        if cls.capabilities.calibration == "required" and not calibrated:
-            problems.append(source.problem(path, "it needs calibration data", "Add `data.calibration`."))
-        for effect in sorted(cls.capabilities.may_not_follow & done.keys()):
-            problems.append(source.problem(path, f"it may not follow '{done[effect]}', which {effect} the weights"))
-        if "quantizes" in cls.capabilities.effects and (before := done.get("quantizes")) is not None:
-            earlier = plugins.get("compressor", before).capabilities.formats
-            if not set(earlier) & set(cls.capabilities.formats) and "quantizes" not in cls.capabilities.may_not_follow:
+        path: Path_ = ("steps", index, step.plugin)
+        if step.kind == "train":
+            if not trained:
+                problems.append(source.problem(path, "it needs training data", "Add `data.train`."))
+            if (before := done.get("quantizes")) is not None:
                 problems.append(
-                    source.problem(
-                        path,
-                        f"it may not follow '{before}': {' or '.join(cls.capabilities.formats)} cannot hold what stands in "
-                        f"{' or '.join(earlier)}",
-                    )
+                    source.problem(path, f"it may not follow '{before}': quantized weights cannot be trained")
                 )
-        done.update(dict.fromkeys(cls.capabilities.effects, step.plugin))
+        for place, part in enumerate(step.parts or (() if step.kind == "train" else (step,))):
+            where = (*path, "with", place, part.plugin) if step.kind == "train" else path
+            _check_compressor(part, where, step.kind == "train", calibrated, done, source, plugins, problems)
     for index, step in enumerate(exports):
         if step is None:
             continue
@@ -188,3 +180,37 @@ def check_order(
                     "warning",
                 )
             )
+
+
+def _check_compressor(
+    step: Step,
+    path: Path_,
+    training: bool,
+    calibrated: bool,
+    done: dict[str, str],
+    source: RecipeSource,
+    plugins: Plugins,
+    problems: list[Problem],
+) -> None:
+    """That one compressor stands where its kind belongs, and may follow what was done; its effects are noted."""
+    cls = plugins.get("compressor", step.plugin)
+    if training != issubclass(cls, TrainingCompressor):
+        message = "it does not act inside a training run" if training else "it acts inside a training run"
+        hint = "Make it a step of its own." if training else f"Write `- train: {{with: [{{{step.plugin}: …}}]}}`."
+        problems.append(source.problem(path, message, hint))
+        return
+    if cls.capabilities.calibration == "required" and not calibrated:
+        problems.append(source.problem(path, "it needs calibration data", "Add `data.calibration`."))
+    for effect in sorted(cls.capabilities.may_not_follow & done.keys()):
+        problems.append(source.problem(path, f"it may not follow '{done[effect]}', which {effect} the weights"))
+    if "quantizes" in cls.capabilities.effects and (before := done.get("quantizes")) is not None:
+        earlier = plugins.get("compressor", before).capabilities.formats
+        if not set(earlier) & set(cls.capabilities.formats) and "quantizes" not in cls.capabilities.may_not_follow:
+            problems.append(
+                source.problem(
+                    path,
+                    f"it may not follow '{before}': {' or '.join(cls.capabilities.formats)} cannot hold what stands in "
+                    f"{' or '.join(earlier)}",
+                )
+            )
+    done.update(dict.fromkeys(cls.capabilities.effects, step.plugin))

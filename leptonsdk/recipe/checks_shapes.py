@@ -25,6 +25,8 @@ def check_shapes(
     """That steps which depend on the layers' sizes fit the model. Its files must be at hand; torch is imported only then."""
     compressors: list[tuple[int, str, PostTrainingCompressor[Any]]] = []
     for index, step in enumerate(steps):
+        if step is not None and step.kind == "train":
+            continue
         cls = plugins.get("compressor", step.plugin) if step is not None else None
         if step is not None and cls is not None and issubclass(cls, PostTrainingCompressor):
             compressors.append((index, step.plugin, cls(step.config)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,22 +16,25 @@ from leptonsdk.recipe import checks
 from leptonsdk.recipe.checks_shapes import check_shapes
 from leptonsdk.recipe.schema import Recipe
 from leptonsdk.recipe.source import Path_, RecipeSource, read_recipe
+from leptonsdk.recipe.training import TRAIN, TrainConfig
 from leptonsdk.references import Reference
 
 
 @dataclass(frozen=True)
 class Step:
-    """One thing to do: a compressor over the checkpoint, or a backend's export of the last one.
+    """One thing to do: a compressor over the checkpoint, a training run, or a backend's export of the last one.
 
-    ``name`` is unique in the plan and is the step's folder name: ``01-rtn``, ``onnxruntime-int8-dynamic``.
+    ``name`` is unique in the plan and is the step's folder name: ``01-rtn``, ``onnxruntime-int8-dynamic``. ``parts`` are the
+    compressors that act inside a training run.
     """
 
     name: str
-    kind: Literal["compress", "export"]
+    kind: Literal["compress", "train", "export"]
     plugin: str
     config: PluginConfig
     provider: str
     version: str
+    parts: tuple[Step, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -108,6 +112,9 @@ def _resolve(
             resolved.append(None)
             continue
         ((name, options),) = entry.items()
+        if name == TRAIN and kind == "compress":
+            resolved.append(_resolve_train(options or {}, index, source, plugins, problems))
+            continue
         if name not in plugins.names(plugin_kind):
             problems.append(
                 source.problem((*path, name), f"no {plugin_kind} named '{name}'", plugins.advice(plugin_kind, name))
@@ -125,6 +132,33 @@ def _resolve(
         owner = plugins.owner(plugin_kind, name)
         resolved.append(Step(label, kind, name, config, owner.distribution, owner.version))
     return resolved
+
+
+def _resolve_train(
+    options: Any, index: int, source: RecipeSource, plugins: Plugins, problems: list[Problem]
+) -> Step | None:
+    """The step of a training run with its compressors."""
+    path: Path_ = ("steps", index, TRAIN)
+    config = _validate(TrainConfig, options, path, source, problems)
+    if config is None:
+        return None
+    parts = []
+    for position, entry in enumerate(config.compressors):
+        place: Path_ = (*path, "with", position)
+        if len(entry) != 1:
+            problems.append(source.problem(place, f"each entry names one compressor, this one {len(entry)}"))
+            continue
+        ((name, part),) = entry.items()
+        if name not in plugins.names("compressor"):
+            advice = plugins.advice("compressor", name)
+            problems.append(source.problem((*place, name), f"no compressor named '{name}'", advice))
+            continue
+        made = _validate(plugins.get("compressor", name).config_class, part, (*place, name), source, problems)
+        if made is not None:
+            owner = plugins.owner("compressor", name)
+            parts.append(Step(name, "train", name, made, owner.distribution, owner.version))
+    version = importlib.metadata.version("leptonsdk")
+    return Step(f"{index + 1:02d}-{TRAIN}", "train", TRAIN, config, "leptonsdk", version, tuple(parts))
 
 
 ModelT = TypeVar("ModelT", bound=BaseModel)

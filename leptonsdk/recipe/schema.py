@@ -28,6 +28,7 @@ class DataSection(_Strict):
     """The data: what is evaluated on, and what calibration reads."""
 
     eval: DataSpec = Field(description="Rows to evaluate on. Nothing is ever fitted to them.")
+    train: DataSpec | None = Field(None, description="Rows that training steps read.")
     calibration: DataSpec | None = Field(None, description="Rows that calibrated steps and exports read.")
 
 
@@ -136,7 +137,9 @@ class Recipe(_Strict):
     version: Literal[1] = Field(description="Version of this schema.")
     model: ModelSpec
     data: DataSection
-    steps: list[dict[str, dict[str, Any]]] = Field(default_factory=list, description="Compressors, in order.")
+    steps: list[dict[str, dict[str, Any]]] = Field(
+        default_factory=list, description="Compressors, in order; `train` is a training run with some."
+    )
     export: list[dict[str, dict[str, Any]]] = Field(default_factory=list, description="Backends to export to.")
     evaluation: EvaluationSpec = Field(default_factory=EvaluationSpec)
     profile: ProfileSpec = Field(default_factory=ProfileSpec)

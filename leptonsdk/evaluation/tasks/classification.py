@@ -25,6 +25,12 @@ METRICS = (
 class _Classification(Evaluator):
     metrics: ClassVar[tuple[Metric, ...]] = METRICS
 
+    def training_batch(
+        self, processor: Any, rows: Mapping[str, Sequence[Any]], settings: EvaluationSettings
+    ) -> dict[str, Tensor]:
+        labels = label_ids(rows, settings.options.get("label2id", {}))
+        return {**self.encode(processor, rows, settings), "labels": labels}
+
     def evaluate(
         self, runner: Runner, processor: Any, dataset: Dataset, settings: EvaluationSettings
     ) -> Mapping[str, NDArray[Any]]:
@@ -83,7 +89,7 @@ class ImageClassification(_Classification):
         return dict(processor([image.convert("RGB") for image in rows["image"]], return_tensors="pt"))
 
 
-def label_ids(dataset: Dataset, label2id: Mapping[str, int]) -> Tensor:
+def label_ids(dataset: Dataset | Mapping[str, Sequence[Any]], label2id: Mapping[str, int]) -> Tensor:
     """Labels as the model's class numbers ``[n]``; names are translated by the model's ``label2id``."""
     import numpy as np
     import torch

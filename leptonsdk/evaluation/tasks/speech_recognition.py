@@ -63,6 +63,12 @@ class SpeechRecognition(Evaluator):
             inputs["decoder_input_ids"] = _decoder_ids(processor.tokenizer, rows["text"], start, settings)
         return inputs
 
+    def training_batch(
+        self, processor: Any, rows: Mapping[str, Sequence[Any]], settings: EvaluationSettings
+    ) -> dict[str, Tensor]:
+        inputs, _ = _features(processor, rows["audio"])
+        return {**inputs, "labels": _labels(processor.tokenizer, rows["text"], settings)}
+
     def evaluate(
         self, runner: Runner, processor: Any, dataset: Dataset, settings: EvaluationSettings
     ) -> Mapping[str, NDArray[Any]]:
@@ -175,6 +181,16 @@ def _features(processor: Any, audio: Sequence[Any]) -> tuple[dict[str, Tensor], 
         )
     padding = {} if window is not None else {"padding": True}
     return dict(extractor(waves, sampling_rate=rate, return_tensors="pt", **padding)), lengths
+
+
+def _labels(tokenizer: Any, texts: Sequence[Any], settings: EvaluationSettings) -> Tensor:
+    """What is to be written ``[batch, longest]``, -100 after the end; an encoder-decoder's begin token is no label."""
+    import torch
+
+    start = settings.options.get("decoder_start_token_id")
+    rows = [[token for token in tokenizer(str(text))["input_ids"] if token != start] for text in texts]
+    length = max(map(len, rows))
+    return torch.tensor([row + [-100] * (length - len(row)) for row in rows])
 
 
 def _decoder_ids(tokenizer: Any, texts: Sequence[Any], start: int, settings: EvaluationSettings) -> Tensor:

@@ -79,6 +79,12 @@ class TextGeneration(Evaluator):
             mask[row, : len(tokens)] = 1
         return {"input_ids": ids, "attention_mask": mask}
 
+    def training_batch(
+        self, processor: Any, rows: Mapping[str, Sequence[Any]], settings: EvaluationSettings
+    ) -> dict[str, Tensor]:
+        inputs = self.encode(processor, rows, settings)
+        return {**inputs, "labels": inputs["input_ids"].masked_fill(inputs["attention_mask"] == 0, -100)}
+
     def evaluate(
         self, runner: Runner, processor: Any, dataset: Dataset, settings: EvaluationSettings
     ) -> Mapping[str, NDArray[Any]]:

@@ -1,0 +1,106 @@
+"""A training run as a step of a recipe: data from the task, compressors inside, interrupted work goes on."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
+
+from leptonsdk.checkpoint import Checkpoint
+from leptonsdk.data.loading import Data
+from leptonsdk.errors import UsageError, first_line
+from leptonsdk.evaluation.harness import subject_settings
+from leptonsdk.evaluation.subjects import open_subject
+from leptonsdk.hooks import EvaluationSettings, Plugins, StepContext, TrainingCompressor
+from leptonsdk.training.trainer import CompressionTrainer
+
+_SAVES = 10  # checkpoints of a run, so that at most so much of it is lost
+
+
+def train(
+    checkpoint: Checkpoint,
+    data: Data,
+    compression: Sequence[TrainingCompressor[Any]],
+    plugins: Plugins,
+    context: StepContext,
+    *,
+    args: Mapping[str, Any],
+    settings: EvaluationSettings | None = None,
+) -> Checkpoint:
+    """The checkpoint after a training run; the given one stays as it was.
+
+    Args:
+        checkpoint: In floats.
+        data: Rows of its task to train on; without labels the compressors must bring a loss.
+        compression: Compressors that act in the run.
+        plugins: For the task's evaluator, which makes inputs and labels of rows.
+        context: Its folder keeps the Trainer's checkpoints until the step is done.
+        args: Fields of `transformers.TrainingArguments`.
+        settings: Length and options of the inputs.
+
+    Raises:
+        UsageError: The checkpoint is quantized, or the arguments do not fit each other.
+    """
+    if checkpoint.quantized:
+        raise UsageError("quantized weights cannot be trained", hint="train first, quantize then")
+    subject = open_subject(checkpoint, plugins)
+    settings = subject_settings(subject, settings)
+    evaluator = plugins.get("evaluator", checkpoint.task)()
+    rows = evaluator.examples(data.rows, checkpoint.processor, settings)
+    columns = rows.column_names
+
+    def collate(examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        batch = {name: [example[name] for example in examples] for name in columns}
+        return dict(evaluator.training_batch(checkpoint.processor, batch, settings))
+
+    arguments = _arguments(args, context)
+    if arguments.train_sampling_strategy == "group_by_length":
+        rows = rows.add_column(arguments.length_column_name, evaluator.lengths(checkpoint.processor, rows, settings))
+    trainer = CompressionTrainer(
+        copy.deepcopy(checkpoint.model),
+        arguments,
+        train_dataset=rows,
+        data_collator=collate,
+        compression=compression,
+        callbacks=[_Progress(context)],
+    )
+    folder = Path(arguments.output_dir)
+    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)) if folder.is_dir() else None)
+    model: Any = trainer.finalize()
+    model.requires_grad_(True)
+    return checkpoint.replace(model=model.to(checkpoint.model.device).eval())
+
+
+def _arguments(args: Mapping[str, Any], context: StepContext) -> TrainingArguments:
+    defaults = {"save_strategy": "steps", "save_steps": 1 / _SAVES, "save_total_limit": 1, "logging_steps": 1 / 50}
+    own = {
+        "output_dir": str(context.folder / "trainer"),
+        "seed": context.seed,
+        "report_to": [],
+        "disable_tqdm": True,
+        "remove_unused_columns": False,
+        "use_cpu": context.device == "cpu",
+    }
+    try:
+        return TrainingArguments(**{**defaults, **args, **own})
+    except (TypeError, ValueError) as error:
+        raise UsageError(first_line(error), where="train.args") from error
+
+
+class _Progress(TrainerCallback):  # type: ignore[misc]
+    """Tells the step's progress, with the last logged numbers; keeps the Trainer's own lines off the terminal."""
+
+    def __init__(self, context: StepContext) -> None:
+        self._context, self._numbers = context, ""
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
+        shown = {k: v for k, v in (logs or {}).items() if isinstance(v, float) and k not in ("epoch", "learning_rate")}
+        if "loss" in shown:
+            self._numbers = ", ".join(f"{name} {value:.3g}" for name, value in shown.items())
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._context.progress(state.global_step, state.max_steps, f"training: {self._numbers}")

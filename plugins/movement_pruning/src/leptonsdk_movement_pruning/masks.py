@@ -1,0 +1,102 @@
+"""Masks over a weight: scores, which of them are kept, and how a score's mask spreads over the weight.
+
+Movement pruning (arXiv 2005.07683) learns scores: the weight is multiplied by a mask of the highest ones, and the gradient goes
+through the mask as if it were the scores (straight-through), so that a score falls where the weight moves to nought. Over blocks
+(arXiv 2109.04838), rows, heads or neurons one score stands for all of their weights.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_SAMPLE = 65_536  # scores that tell a threshold well enough while it is still moving
+
+
+class _Kept(torch.autograd.Function):
+    """1 where a score is at least the threshold; its gradient is the scores'."""
+
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor, threshold: Tensor) -> Tensor:
+        return (scores >= threshold).to(scores.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0], None
+
+
+class Mask(nn.Module):
+    """Multiplies a weight ``[out, in]`` with the mask of its scores.
+
+    Args:
+        shape: Of the weight.
+        cells: ``(rows, columns)`` of the weight that share a score.
+        learnt: Scores are learnt (movement); else they are the mean size of the cell's weights.
+        transposed: The weight is stored ``[in, out]`` (Conv1D).
+    """
+
+    def __init__(self, shape: tuple[int, int], cells: tuple[int, int], *, learnt: bool, transposed: bool) -> None:
+        super().__init__()
+        self._cells, self._transposed = cells, transposed
+        counts = (shape[0] // cells[0], shape[1] // cells[1])
+        if learnt:
+            self.scores = nn.Parameter(torch.zeros(counts))
+        self.learnt, self.counts = learnt, counts
+        self.register_buffer("threshold", torch.tensor(float("-inf")))
+        if not learnt:
+            self.register_buffer("kept", torch.ones(counts))
+
+    threshold: Tensor
+    kept: Tensor
+
+    def current(self, weight: Tensor) -> Tensor:
+        """The scores ``[rows, columns]`` of cells."""
+        if self.learnt:
+            return self.scores.detach()
+        weight = (weight.t() if self._transposed else weight).detach().abs()
+        rows, columns = self.counts
+        return weight.reshape(rows, self._cells[0], columns, self._cells[1]).mean((1, 3))
+
+    def mask(self) -> Tensor:
+        """1 and 0 ``[rows, columns]`` of cells; its gradient is the scores'."""
+        if not self.learnt:
+            return self.kept
+        mask: Tensor = _Kept.apply(self.scores, self.threshold)  # type: ignore[no-untyped-call]
+        return mask
+
+    def forward(self, weight: Tensor) -> Tensor:
+        mask = self.mask()
+        for dimension, size in enumerate(self._cells):
+            if size > 1:
+                mask = mask.repeat_interleave(size, dimension)
+        return weight * (mask.t() if self._transposed else mask).to(weight.dtype)
+
+    def cut(self, weight: Tensor, threshold: Tensor) -> None:
+        """Keep what has this score at least."""
+        self.threshold.copy_(threshold)
+        if not self.learnt:
+            self.kept.copy_(self.current(weight) >= threshold)
+
+    @property
+    def sparsity(self) -> float:
+        """Share of the cells that are masked."""
+        return 1 - float(self.mask().detach().mean())
+
+
+def threshold_for(scores: Tensor, share: float, *, exact: bool = True) -> Tensor:
+    """The score from which on cells are kept, so that this share of them is not.
+
+    Args:
+        scores: Of any shape.
+        share: To be masked; 0 gives minus infinity, so that not even equal scores go.
+        exact: Else found from some ten thousand of them.
+    """
+    scores = scores.flatten()
+    if not exact and len(scores) > 2 * _SAMPLE:
+        scores = scores[:: len(scores) // _SAMPLE]
+    masked = round(share * len(scores))
+    if not masked:
+        return scores.new_tensor(float("-inf"))
+    return scores.kthvalue(min(masked + 1, len(scores))).values
