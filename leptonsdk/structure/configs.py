@@ -21,8 +21,10 @@ from leptonsdk.quantization.library_layers import library_method
 Move = dict[tuple[tuple[str, ...], str], Any]
 # What a config that does not fit its model class raises, in transformers' many ways.
 CANNOT_BUILD = (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, ImportError, RuntimeError)
-_NUMBER = re.compile(r"\d+")
+_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 _PLAIN = (bool, int, float, str)
+# Widths that are a multiple of the hidden size where a config does not say them (GPT-2).
+_UNSAID_WIDTHS = ("n_inner", "intermediate_size", "ffn_dim")
 _BY_TORCH = frozenset({"in_features", "out_features", "nf", "nx", "training"})
 
 
@@ -67,7 +69,7 @@ def fit_depth(model: Any, old: int, keep: Sequence[int]) -> None:
 
 def build(model: Any, config: Any = None) -> nn.Module:
     """The model that a config builds once it was saved and loaded, on the meta device; default: a model's own config."""
-    values = copy.deepcopy(model.config if config is None else config).to_dict()
+    values = (config or model.config).to_dict()
     values.pop("quantization_config", None)
     read = type(model.config).from_dict(values)
     with torch.device("meta"):
@@ -117,6 +119,8 @@ def _width_moves(model: Any, old: int, new: int) -> Iterator[Move]:
                 yield {(path, key): new}
             elif "head" in key and value > 1 and old % value == 0 and value * new % old == 0:
                 heads[path, key] = value * new // old
+        for key in (key for key, value in vars(part).items() if value is None and key in _UNSAID_WIDTHS):
+            yield {(path, key): new}
         if not heads:
             continue
         for place, value in heads.items():
@@ -135,9 +139,14 @@ def _try(model: Any, built: dict[str, Any], move: Move, pairs: Iterable[tuple[in
     A module's number that the removal did not know is right too where it was the old one: it becomes what the config builds.
     """
     config = copy.deepcopy(model.config)
-    renamed = {*pairs, *((_value(config, place), value) for place, value in move.items() if not isinstance(value, list))}
+    renamed = {
+        *pairs,
+        *((_value(config, place), value) for place, value in move.items() if not isinstance(value, list)),
+    }
     _apply(config, move)
     try:
+        if hasattr(config, "validate"):
+            config.validate()  # it could not be saved otherwise: Llama's heads must divide its hidden size
         skeleton = build(model, config)
     except CANNOT_BUILD:
         return None
@@ -172,7 +181,7 @@ def _update_copies(model: Any, skeleton: nn.Module, move: Move) -> None:
         known.add(id(config))
         fresh = getattr(skeleton.get_submodule(name), "config", None)
         for key, value in vars(fresh).items() if fresh is not None else ():
-            if value in old and vars(config).get(key) != value and not key.startswith("_"):
+            if isinstance(value, int) and vars(config).get(key) in old and vars(config)[key] != value:
                 setattr(config, key, value)
 
 

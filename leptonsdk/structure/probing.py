@@ -41,8 +41,7 @@ class Probe:
     def rows(self, cotangent: Tensor) -> dict[str, int]:
         """By layer, at how many positions the columns depend on its output."""
         return {
-            name: sum(int((g != 0).any(-1).sum()) for g in found)
-            for name, found in self._gradients(cotangent).items()
+            name: sum(int((g != 0).any(-1).sum()) for g in found) for name, found in self._gradients(cotangent).items()
         }
 
     def _gradients(self, cotangent: Tensor) -> dict[str, list[Tensor]]:
@@ -175,4 +174,3 @@ def _one(width: int, column: int) -> Tensor:
     chosen = torch.zeros(width, dtype=torch.bool)
     chosen[column] = True
     return chosen
-

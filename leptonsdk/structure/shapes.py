@@ -147,7 +147,7 @@ def _like(layer: nn.Module, outputs: int, inputs: int) -> nn.Module:
     weight = weight_of(layer)
     made: nn.Module
     if is_conv1d(layer):
-        made = type(layer)(outputs, inputs)  # type: ignore[call-arg]
+        made = type(layer)(outputs, inputs)
     else:
         made = nn.Linear(inputs, outputs, bias=getattr(layer, "bias", None) is not None, device="meta")
     made.to(weight.dtype).to_empty(device=weight.device)

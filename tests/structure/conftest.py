@@ -17,7 +17,15 @@ TEXT = {
     "intermediate_size": 48,
     "max_position_embeddings": 40,
 }
-DECODER = {**TEXT, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 6, "eos_token_id": None}
+# Hidden size, width of all heads and neurons are one number: only their roles tell them apart.
+DECODER = {
+    **TEXT,
+    "hidden_size": 48,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 6,
+    "eos_token_id": None,
+}
 WHISPER = {
     "vocab_size": 64,
     "d_model": 32,
@@ -37,7 +45,15 @@ WHISPER = {
     "suppress_tokens": None,
     "begin_suppress_tokens": None,
 }
-T5 = {"vocab_size": 64, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4, "decoder_start_token_id": 0}
+T5 = {
+    "vocab_size": 64,
+    "d_model": 32,
+    "d_kv": 8,
+    "d_ff": 48,
+    "num_layers": 2,
+    "num_heads": 4,
+    "decoder_start_token_id": 0,
+}
 VIT = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48, "image_size": 16}
 
 # By name: the config's class, its values, the model's class.
@@ -100,3 +116,24 @@ def make_inputs(name: str) -> dict[str, Any]:
 def tiny() -> Callable[..., tuple[Any, dict[str, Any]]]:
     """A tiny model by its name in `MODELS`, with config values changed, and its inputs."""
     return lambda name, **changes: (make_model(name, **changes), make_inputs(name))
+
+
+@pytest.fixture
+def mask() -> Callable[..., list[Any]]:
+    """Zero what a unit's last layer reads of all parts but some; returns handles that undo it."""
+    return _mask
+
+
+def _mask(model: Any, unit: Any, keep: list[int]) -> list[Any]:
+    from leptonsdk.structure import Attention
+
+    if isinstance(unit, Attention):
+        name, width = unit.output, unit.heads // unit.groups * unit.value_size
+    else:
+        name, width = unit.down, 1
+    layer = model.get_submodule(name)
+    total = unit.groups * width if isinstance(unit, Attention) else unit.neurons
+    kept = torch.zeros(total, dtype=torch.bool)
+    for part in keep:
+        kept[part * width : (part + 1) * width] = True
+    return [layer.register_forward_pre_hook(lambda _, args: (args[0] * kept.to(args[0].dtype), *args[1:]))]
