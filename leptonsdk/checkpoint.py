@@ -7,6 +7,7 @@ transformers quantized itself (bitsandbytes) are kept as they are, see `leptonsd
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import hashlib
 import json
@@ -45,6 +46,8 @@ from leptonsdk.quantization.scheme_codebooks import SIDECAR
 from leptonsdk.quantization.tensor import QuantizedTensor
 from leptonsdk.quantization.tensor_codebook import AnyTensor
 from leptonsdk.references import Reference, locate_model, task_of_architecture
+from leptonsdk.structure.shapes import FILE as SHAPES
+from leptonsdk.structure.shapes import load_shapes, resize, save_shapes, shaped_class
 
 # Small files beside a model that belong to it: how sentence-transformers pools, and under which terms it may be used.
 COMPANIONS = (
@@ -111,6 +114,9 @@ class Checkpoint:
     def save(self, folder: str | Path, *, dtype: torch.dtype | None = None, format: str = "compressed-tensors") -> Path:
         """Write a Hugging Face folder that plain ``from_pretrained`` loads.
 
+        Of a model with heads or neurons removed whose config cannot say its shapes, they stand in a file beside the weights,
+        and only `load_checkpoint` loads the folder.
+
         Args:
             folder: Made if need be.
             dtype: Of the weights that are not quantized; default: what they had at their source where that loses
@@ -152,6 +158,7 @@ class Checkpoint:
             path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         for key, value in own.items():  # save_pretrained sets them
             setattr(self.model.config, key, value)
+        save_shapes(self.model, folder)
         self.save_processor(folder)
         return folder
 
@@ -246,12 +253,15 @@ def _load_model(
     auto_class = model_class_for(task, config)
     quantized: Mapping[str, AnyTensor] = {}
     section = quantization_section(config)
+    shapes = load_shapes(folder)
     try:
+        if shapes:
+            auto_class = shaped_class(_class_of(auto_class, config, options), shapes)
         if (method := section.get("quant_method")) in READERS:
             # The integers are read as they are: transformers would keep them in layers of its own.
             state, integers = READERS[method](folder, dtype=dtype)
             del config.quantization_config
-            model_class = type(auto_class.from_config(config, **options))
+            model_class = auto_class if shapes else type(auto_class.from_config(config, **options))
             model, report = model_class.from_pretrained(
                 None, config=config, state_dict=state, dtype=dtype, output_loading_info=True
             )
@@ -277,11 +287,24 @@ def _load_model(
         raise CheckpointError(message, where=located.name, hint=hint) from error
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"cannot be loaded for {task}: {first_line(error)}", where=located.name) from error
+    except RuntimeError as error:
+        if not shapes:
+            raise
+        message = f"the shapes in {SHAPES} are not those of the weights: {first_line(error)}"
+        raise CheckpointError(message, where=located.name) from error
+    if shapes:
+        model.__class__ = type(model).__base__
     return model, {**quantized, **load_sidecar(folder, model)}
 
 
+def _class_of(auto_class: Any, config: Any, options: Mapping[str, Any]) -> Any:
+    """The model class that an Auto class builds from a config."""
+    with torch.device("meta"):
+        return type(auto_class.from_config(copy.deepcopy(config), **options))
+
+
 def load_skeleton(model: Reference, task: str | None) -> transformers.PreTrainedModel:
-    """A local model's modules and shapes, on the meta device, from its config alone.
+    """A local model's modules and shapes, on the meta device, from its config (and recorded shapes) alone.
 
     Raises:
         CheckpointError: It cannot be built: the config is not understood, or needs code from the folder.
@@ -293,6 +316,8 @@ def load_skeleton(model: Reference, task: str | None) -> transformers.PreTrained
         with torch.device("meta"):
             auto_class = model_class_for(task or infer_task(config, model.name), config)
             built: transformers.PreTrainedModel = auto_class.from_config(config)
+            if shapes := load_shapes(model.folder):
+                resize(built, shapes)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise CheckpointError(f"cannot be built: {first_line(error)}", where=model.name) from error
     return built

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from leptonsdk.structure import find_units, remove_heads, remove_neurons, sample_inputs
+from leptonsdk.structure import find_units, fit_config, remove_heads, remove_neurons, sample_inputs
 from torch import Tensor, nn
 
 from leptonsdk.errors import UsageError
-from leptonsdk.quantization import class_names, is_conv1d, linear_layers, matches, tied_layers, weight_of
+from leptonsdk.quantization import class_names, matches, tied_layers, weight_of
+from leptonsdk.quantization.layers import is_conv1d, linear_layers
 from leptonsdk.training import fold, transform_weight
 from leptonsdk_movement_pruning.config import UNITS, MovementPruningConfig
 from leptonsdk_movement_pruning.masks import Mask, threshold_for
@@ -103,6 +104,7 @@ class Pruning:
             keep = _nonzero_columns(modules[ffn.down]).nonzero().flatten().tolist()
             if len(keep) < ffn.neurons:
                 remove_neurons(model, ffn, keep or [0])
+        fit_config(model)
         return model
 
     def _whole(self, structure: str, scores: Tensor, threshold: Tensor) -> Tensor:

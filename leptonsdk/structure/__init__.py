@@ -1,0 +1,58 @@
+"""The structure of a model: its attention heads, its feed-forward neurons and its blocks, found by what they compute.
+
+Names do not matter here: `find_units` runs the model, follows the data from layer to layer and probes which unit reaches
+which column. What it finds, `remove_heads`, `remove_neurons` and `drop_layers` cut out, so that the model is really smaller,
+and `fit_config` and a small file beside the weights (`save_shapes`) make it load again.
+
+The descriptions are here at once; what needs torch is imported on first use.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from leptonsdk.structure.units import Attention, FeedForward
+
+if TYPE_CHECKING:
+    from leptonsdk.structure.depth import drop_layers
+    from leptonsdk.structure.finding import find_units
+    from leptonsdk.structure.samples import sample_inputs
+    from leptonsdk.structure.removal import remove_heads, remove_neurons
+    from leptonsdk.structure.shapes import Shapes, fit_config, load_shapes, record_shapes, resize, save_shapes
+
+__all__ = [
+    "Attention",
+    "FeedForward",
+    "Shapes",
+    "drop_layers",
+    "find_units",
+    "fit_config",
+    "load_shapes",
+    "record_shapes",
+    "remove_heads",
+    "remove_neurons",
+    "resize",
+    "sample_inputs",
+    "save_shapes",
+]
+
+_HEAVY = {
+    "Shapes": "shapes",
+    "drop_layers": "depth",
+    "find_units": "finding",
+    "fit_config": "shapes",
+    "load_shapes": "shapes",
+    "record_shapes": "shapes",
+    "remove_heads": "removal",
+    "remove_neurons": "removal",
+    "resize": "shapes",
+    "sample_inputs": "samples",
+    "save_shapes": "shapes",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HEAVY:
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    return getattr(importlib.import_module(f"{__name__}.{_HEAVY[name]}"), name)

@@ -1,0 +1,70 @@
+"""Drop whole blocks of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from leptonsdk.errors import UsageError
+from leptonsdk.quantization.layers import linear_layers
+from leptonsdk.quantization.library_layers import refuse_library_layers
+from leptonsdk.structure.configs import fit_depth
+from leptonsdk.structure.units import check_keep
+
+# What blocks call their own place, by which they find their part of the key-value cache.
+_PLACES = ("layer_idx", "layer_index", "layer_id", "layer_number")
+
+
+def drop_layers(model: Any, keep: Sequence[int]) -> None:
+    """Keep some blocks of the deepest stack of blocks, in place; where several stacks are as deep, of each of them.
+
+    The blocks are numbered anew, and the config says how many are left.
+
+    Args:
+        model: In memory.
+        keep: Indices of the blocks that stay, at least one.
+
+    Raises:
+        UsageError: There is no stack, ``keep`` is empty or out of range, or a block to drop holds something that no other
+            has and all use (T5's first block the position biases).
+    """
+    refuse_library_layers(model)
+    stacks = deepest_stacks(model)
+    depth = len(next(iter(stacks.values()), ()))
+    if depth < 2:
+        raise UsageError("it has no stack of blocks", where=type(model).__name__)
+    kept = check_keep(keep, depth, "blocks", ", ".join(stacks))
+    for name, stack in stacks.items():
+        _check_parts(name, stack, kept)
+    for name, stack in stacks.items():
+        blocks = []
+        for new, old in enumerate(kept):
+            for module in stack[old].modules():
+                for place in _PLACES:
+                    if vars(module).get(place) == old:
+                        setattr(module, place, new)
+            blocks.append(stack[old])
+        model.set_submodule(name, nn.ModuleList(blocks).train(stack.training))
+    fit_depth(model, depth, kept)
+
+
+def deepest_stacks(model: nn.Module) -> dict[str, nn.ModuleList]:
+    """The longest lists of modules, by name, that are not inside another and whose members all have linear layers."""
+    found: dict[str, nn.ModuleList] = {}
+    for name, module in model.named_modules():
+        inside = any(name.startswith(f"{outer}.") for outer in found)
+        if isinstance(module, nn.ModuleList) and not inside and all(linear_layers(block) for block in module):
+            found[name] = module
+    depth = max(map(len, found.values()), default=0)
+    return {name: stack for name, stack in found.items() if len(stack) == depth}
+
+
+def _check_parts(name: str, stack: nn.ModuleList, keep: Sequence[int]) -> None:
+    left = {key for i in keep for key in stack[i].state_dict()}
+    for i, block in enumerate(stack):
+        if i not in keep and (lost := sorted(block.state_dict().keys() - left)):
+            raise UsageError(
+                f"block {i} holds {', '.join(lost[:3])}, which no block that stays has", where=name, hint=f"keep {i}"
+            )
