@@ -17,8 +17,8 @@ from leptonsdk.structure.units import Attention, FeedForward
 if TYPE_CHECKING:
     from leptonsdk.structure.depth import drop_layers
     from leptonsdk.structure.finding import find_units
-    from leptonsdk.structure.samples import sample_inputs
     from leptonsdk.structure.removal import remove_heads, remove_neurons
+    from leptonsdk.structure.samples import sample_inputs
     from leptonsdk.structure.shapes import Shapes, fit_config, load_shapes, record_shapes, resize, save_shapes
 
 __all__ = [

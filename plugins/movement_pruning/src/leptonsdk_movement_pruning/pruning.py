@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from leptonsdk.structure import find_units, fit_config, remove_heads, remove_neurons, sample_inputs
 from torch import Tensor, nn
 
 from leptonsdk.errors import UsageError
 from leptonsdk.quantization import class_names, matches, tied_layers, weight_of
 from leptonsdk.quantization.layers import is_conv1d, linear_layers
+from leptonsdk.structure import find_units, fit_config, remove_heads, remove_neurons, sample_inputs
 from leptonsdk.training import fold, transform_weight
 from leptonsdk_movement_pruning.config import UNITS, MovementPruningConfig
 from leptonsdk_movement_pruning.masks import Mask, threshold_for

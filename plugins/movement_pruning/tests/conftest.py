@@ -1,0 +1,127 @@
+"""Tiny random models of many architectures, and Trainer runs on them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+_TEXT = {
+    "vocab_size": 40,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "max_position_embeddings": 32,
+}
+
+
+def _bert() -> Any:
+    return transformers.BertForSequenceClassification(transformers.BertConfig(**_TEXT))
+
+
+def _roberta() -> Any:
+    return transformers.RobertaForSequenceClassification(transformers.RobertaConfig(**_TEXT))
+
+
+def _distilbert() -> Any:
+    config = transformers.DistilBertConfig(vocab_size=40, dim=32, n_layers=2, n_heads=4, hidden_dim=64)
+    return transformers.DistilBertForSequenceClassification(config)
+
+
+def _vit() -> Any:
+    config = transformers.ViTConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64, image_size=16, patch_size=4
+    )
+    return transformers.ViTForImageClassification(config)
+
+
+def _llama() -> Any:
+    config = transformers.LlamaConfig(**_TEXT, num_key_value_heads=2, tie_word_embeddings=True, pad_token_id=0)
+    return transformers.LlamaForCausalLM(config)
+
+
+def _whisper() -> Any:
+    config = transformers.WhisperConfig(
+        vocab_size=40,
+        num_mel_bins=8,
+        d_model=32,
+        encoder_layers=2,
+        decoder_layers=2,
+        encoder_attention_heads=4,
+        decoder_attention_heads=4,
+        encoder_ffn_dim=64,
+        decoder_ffn_dim=64,
+        max_source_positions=10,
+        max_target_positions=16,
+        decoder_start_token_id=1,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+        suppress_tokens=None,
+        begin_suppress_tokens=None,
+    )
+    return transformers.WhisperForConditionalGeneration(config)
+
+
+MODELS = {
+    "bert": _bert,
+    "roberta": _roberta,
+    "distilbert": _distilbert,
+    "vit": _vit,
+    "llama": _llama,
+    "whisper": _whisper,
+}
+
+
+def build(name: str, seed: int = 0) -> Any:
+    """A tiny random model without dropout whose weights are large enough to matter."""
+    torch.manual_seed(seed)
+    model = MODELS[name]()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        if isinstance(module, torch.nn.Linear):
+            module.weight.data.normal_(std=module.in_features**-0.5)
+    return model.eval()
+
+
+def rows(name: str, count: int = 32) -> list[dict[str, Any]]:
+    """Rows with labels for a model's Trainer."""
+    generator = torch.Generator().manual_seed(1)
+    found: list[dict[str, Any]] = []
+    for _ in range(count):
+        ids = torch.randint(3, 40, (8,), generator=generator)
+        if name == "vit":
+            pixels = torch.randn(3, 16, 16, generator=generator)
+            found.append({"pixel_values": pixels, "labels": int(pixels.mean() > 0)})
+        elif name == "whisper":
+            found.append({"input_features": torch.randn(8, 20, generator=generator), "labels": ids})
+        else:
+            found.append({"input_ids": ids, "labels": ids if name == "llama" else int(ids[0] % 2)})
+    return found
+
+
+def arguments(folder: Path, **more: Any) -> Any:
+    options: dict[str, Any] = {
+        "output_dir": str(folder),
+        "num_train_epochs": 2,
+        "per_device_train_batch_size": 4,
+        "learning_rate": 1e-3,
+        "logging_steps": 2,
+        "save_strategy": "no",
+        "report_to": [],
+        "use_cpu": True,
+        "disable_tqdm": True,
+    }
+    return transformers.TrainingArguments(**{**options, **more})
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Any:
+    """The helpers of this file, for the tests."""
+    return SimpleNamespace(build=build, rows=rows, arguments=arguments, names=tuple(MODELS))

@@ -1,0 +1,135 @@
+"""Pruning in a Trainer: what is masked is removed, and nothing else changes."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from leptonsdk_movement_pruning import MovementPruning
+from pydantic import ValidationError
+
+from leptonsdk.errors import UsageError
+from leptonsdk.training import CompressionTrainer
+
+NAMES = ["bert", "roberta", "distilbert", "vit", "llama", "whisper"]
+
+
+def run(tiny: Any, name: str, folder: Path, pruning: MovementPruning, **more: Any) -> CompressionTrainer:
+    trainer = CompressionTrainer(
+        tiny.build(name), tiny.arguments(folder, **more), train_dataset=tiny.rows(name), compression=[pruning]
+    )
+    trainer.train()
+    return trainer
+
+
+def outputs(tiny: Any, name: str, model: Any) -> torch.Tensor:
+    data = tiny.rows(name, 4)
+    batch = {key: torch.stack([torch.as_tensor(row[key]) for row in data]) for key in data[0]}
+    with torch.no_grad():
+        logits: torch.Tensor = model.eval()(**batch).logits
+    return logits
+
+
+def zeros(model: Any) -> float:
+    weights = [m.weight for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and "classifier" not in n]
+    weights = [w for w in weights if w is not getattr(model.get_output_embeddings(), "weight", None)]
+    return float(sum((w == 0).sum() for w in weights) / sum(w.numel() for w in weights))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_masked_is_removed_and_the_outputs_stay(tiny: Any, name: str, tmp_path: Path) -> None:
+    trainer = run(
+        tiny, name, tmp_path, MovementPruning(structure=("heads", "ffn"), final_sparsity={"heads": 0.5, "ffn": 0.75})
+    )
+    masked = outputs(tiny, name, trainer.model)
+    dense = sum(p.numel() for p in tiny.build(name).parameters())
+    assert trainer.state.log_history[-2]["ffn_sparsity"] == pytest.approx(0.75)
+    model = trainer.finalize()
+    assert torch.allclose(outputs(tiny, name, model), masked, atol=1e-5)
+    assert sum(p.numel() for p in model.parameters()) < 0.75 * dense
+    assert all(type(m).__module__.split(".")[0] in ("torch", "transformers") for m in model.modules())
+    assert not [key for key in model.state_dict() if "scores" in key or "threshold" in key]
+
+
+@pytest.mark.parametrize("method", ["magnitude", "l1", "movement", "soft_movement"])
+@pytest.mark.parametrize("structure", ["unstructured", "block", "rows", "columns"])
+def test_every_method_reaches_its_sparsity(tiny: Any, tmp_path: Path, method: str, structure: str) -> None:
+    pruning = MovementPruning(method=method, structure=structure, final_sparsity=0.5, block_shape=(8, 8))
+    trainer = run(tiny, "bert", tmp_path, pruning, max_steps=10)
+    assert pruning.logs()["sparsity"] == pytest.approx(0.5, abs=0.02)
+    masked = outputs(tiny, "bert", trainer.model)
+    model = trainer.finalize()
+    assert torch.allclose(outputs(tiny, "bert", model), masked, atol=1e-5)
+    # Where all of a head or neuron is masked, it is removed, and its zeros with it.
+    assert 0.2 < zeros(model) < 0.52
+
+
+def test_a_uniform_llama_loads_with_plain_transformers(tiny: Any, tmp_path: Path) -> None:
+    model = run(tiny, "llama", tmp_path, MovementPruning(final_sparsity=0.5)).finalize()
+    model.save_pretrained(tmp_path / "saved")
+    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "saved")
+    assert again.config.intermediate_size == 32
+    assert again.config.num_key_value_heads == 1
+    assert torch.equal(outputs(tiny, "llama", again), outputs(tiny, "llama", model))
+
+
+def test_a_global_budget_lets_layers_differ_but_none_goes_empty(tiny: Any, tmp_path: Path) -> None:
+    pruning = MovementPruning(final_sparsity=0.9, budget="global", round_to=8)
+    trainer = run(tiny, "bert", tmp_path, pruning)
+    masked = outputs(tiny, "bert", trainer.model)
+    model = trainer.finalize()
+    widths = [layer.intermediate.dense.out_features for layer in model.bert.encoder.layer]
+    heads = [layer.attention.self.query.out_features // 8 for layer in model.bert.encoder.layer]
+    assert min(heads) >= 1
+    assert all(width % 8 == 0 and width >= 8 for width in widths)
+    assert torch.allclose(outputs(tiny, "bert", model), masked, atol=1e-5)
+
+
+def test_learnt_scores_are_trained_at_their_own_rate(tiny: Any, tmp_path: Path) -> None:
+    pruning = MovementPruning(final_sparsity=0.5, score_learning_rate=0.123)
+    trainer = run(tiny, "bert", tmp_path, pruning, lr_scheduler_type="constant")
+    assert [group["lr"] for group in trainer.optimizer.param_groups][-1] == 0.123
+    assert all(float(masked.mask.scores.abs().max()) > 0 for masked in pruning.pruning.masked)
+
+
+def test_the_embeddings_and_heads_of_classifiers_are_left(tiny: Any, tmp_path: Path) -> None:
+    pruning = MovementPruning(structure="unstructured", final_sparsity=0.5)
+    model = tiny.build("llama")
+    pruning.prepare(model, None)
+    assert {masked.name.rpartition(".")[2] for masked in pruning.pruning.masked} == {
+        *("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    }
+
+
+def test_a_resumed_run_keeps_its_masks(tiny: Any, tmp_path: Path) -> None:
+    options = {"save_strategy": "steps", "save_steps": 3, "max_steps": 8}
+    whole = run(tiny, "bert", tmp_path / "a", MovementPruning(final_sparsity=0.5), **options).finalize()
+    args = tiny.arguments(tmp_path / "a", **options)
+    again = CompressionTrainer(
+        tiny.build("bert", seed=7),
+        args,
+        train_dataset=tiny.rows("bert"),
+        compression=[MovementPruning(final_sparsity=0.5)],
+    )
+    again.train(resume_from_checkpoint=str(tmp_path / "a" / "checkpoint-6"))
+    for name, value in again.finalize().state_dict().items():
+        assert torch.equal(value, whole.state_dict()[name]), name
+
+
+def test_bad_choices_are_named(tiny: Any, tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match="only heads and ffn go together"):
+        MovementPruning(structure=("heads", "block"), final_sparsity=0.5)
+    with pytest.raises(ValidationError, match="must name heads, ffn"):
+        MovementPruning(final_sparsity={"heads": 0.5})
+    with pytest.raises(ValidationError, match="no steps to prune"):
+        MovementPruning(final_sparsity=0.5, warmup=0.5, cooldown=0.5)
+    with pytest.raises(UsageError, match="do not divide its weight"):
+        MovementPruning(structure="block", final_sparsity=0.5, block_shape=(24, 8)).prepare(tiny.build("bert"), None)
+    with pytest.raises(UsageError, match="no layer is left to prune"):
+        MovementPruning(structure="unstructured", final_sparsity=0.5, targets=("nothing",)).prepare(
+            copy.deepcopy(tiny.build("bert")), None
+        )
