@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -78,3 +81,11 @@ def test_training_brings_a_student_to_its_teacher(tiny: Any, tmp_path: Path, opt
     student.save_pretrained(tmp_path / "student")
     again = transformers.ViTForImageClassification.from_pretrained(tmp_path / "student").eval()
     torch.testing.assert_close(again(pixels[:8]).logits, student.eval()(pixels[:8]).logits)
+
+
+def test_the_readme_runs(tmp_path: Path) -> None:
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    (source,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    done = subprocess.run([sys.executable, "-c", source], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "hidden_loss" in done.stdout

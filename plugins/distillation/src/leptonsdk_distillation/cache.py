@@ -37,6 +37,7 @@ class LogitsCache:
         self.asked = self.served = 0
         self._rows: dict[str, Row] = {}
         self._pending: dict[str, Row] = {}
+        self._pending_bytes = 0
         self._flushed = time.monotonic()
         for path in sorted(folder.glob(f"{fingerprint[:16]}-*.safetensors")):
             self._read(path)
@@ -55,8 +56,8 @@ class LogitsCache:
         for key, row in zip(keys, rows, strict=True):
             if key not in self._rows:
                 self._rows[key] = self._pending[key] = row
-        size = sum(tensor.nbytes for row in self._pending.values() for tensor in row.values())
-        if size > _FLUSH_BYTES or time.monotonic() - self._flushed > _FLUSH_SECONDS:
+                self._pending_bytes += sum(tensor.nbytes for tensor in row.values())
+        if self._pending_bytes > _FLUSH_BYTES or time.monotonic() - self._flushed > _FLUSH_SECONDS:
             self.flush()
 
     def flush(self) -> None:
@@ -71,7 +72,7 @@ class LogitsCache:
         tensors = {f"{key}.{part}": t for key, row in self._pending.items() for part, t in row.items()}
         save_file(tensors, aside, metadata={"fingerprint": self.fingerprint})
         aside.replace(path)
-        self._pending = {}
+        self._pending, self._pending_bytes = {}, 0
 
     def _read(self, path: Path) -> None:
         try:

@@ -42,7 +42,7 @@ class DistillationConfig(PluginConfig):
     cache: bool = Field(
         False,
         description="Keep the teacher's logits per row, in memory and on disk, so that it runs once per row, not per epoch. For "
-        "rows that come the same every time (no augmentation). Not used where `hidden`, `attention` or `embeddings` is above 0: "
+        "rows that come the same every time (no augmentation, no masks drawn anew); all of them are held in memory. Not used where `hidden`, `attention` or `embeddings` is above 0: "
         "the teacher must run for these",
     )
     top_k: int | None = Field(

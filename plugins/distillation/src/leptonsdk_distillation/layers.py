@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import make_dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -12,7 +14,7 @@ from leptonsdk.errors import UsageError
 from leptonsdk_distillation.config import LayerMap
 
 PROJECTIONS = "distillation_projections"
-PROJECTED = "projected_"
+PROJECTED = "projected_states"
 EMBEDDINGS = "embeddings"
 
 
@@ -92,15 +94,13 @@ def _width(config: Any) -> int | None:
 
 def add_projections(
     model: nn.Module, teacher: nn.Module, stacks: Collection[str], *, two_stacks: bool, embeddings: bool, seed: int
-) -> Any:
+) -> None:
     """Add linear maps to the teacher's width where the student's differs, one per stack (TinyBERT's W_h), within the forward.
 
     They are a submodule of the student, so that optimizers and checkpoints hold them, and a hook applies them inside its
-    forward, so that DistributedDataParallel sees them used: ``outputs["projected_…"]``.
-
-    Returns:
-        The hook's handle, or None where the widths are the same.
+    forward, so that DistributedDataParallel sees them used; `projected` finds what they made in the outputs.
     """
+    remove_projections(model)
     generator = torch.Generator().manual_seed(seed)
     sizes = list(zip(widths(model, two_stacks), widths(teacher, two_stacks), strict=True))
     wanted = dict(zip(stacks, sizes, strict=False)) | ({EMBEDDINGS: sizes[0]} if embeddings else {})
@@ -113,16 +113,40 @@ def add_projections(
         with torch.no_grad():
             layer.weight.copy_(torch.randn(wide, narrow, generator=generator) * narrow**-0.5)
         projections[name] = layer
-    if not projections:
-        return None
-    model.add_module(PROJECTIONS, projections)
+    if projections:
+        model.add_module(PROJECTIONS, projections)
+        model.register_forward_hook(_project)
 
-    def project(module: nn.Module, _args: Any, outputs: Any) -> None:
-        for name, layer in getattr(module, PROJECTIONS).items():
-            if name == EMBEDDINGS:
-                if (state := last_state(outputs)) is not None:
-                    outputs[PROJECTED + name] = layer(state)
-            elif outputs.get(name) is not None:
-                outputs[PROJECTED + name] = tuple(layer(as_positions(state)) for state in outputs[name])
 
-    return model.register_forward_hook(project)
+def remove_projections(model: nn.Module) -> None:
+    """Leave the model as it was, also where it is a copy of the one that they were added to."""
+    for key, hook in list(model._forward_hooks.items()):
+        if hook is _project:
+            del model._forward_hooks[key]
+    if hasattr(model, PROJECTIONS):
+        delattr(model, PROJECTIONS)
+
+
+def _project(module: nn.Module, _args: Any, outputs: Any) -> Any:
+    made: dict[str, Any] = {}
+    for name, layer in getattr(module, PROJECTIONS).items():
+        if name == EMBEDDINGS:
+            if (state := last_state(outputs)) is not None:
+                made[name] = layer(state)
+        elif outputs.get(name) is not None:
+            made[name] = tuple(layer(as_positions(state)) for state in outputs[name])
+    if not made:
+        return outputs
+    kind: Any = type(outputs)
+    return _with_projected(kind)(**outputs, **{PROJECTED: made})
+
+
+def projected(outputs: Mapping[str, Any], name: str) -> Any:
+    """What a projection of this name made of the student's states, or None."""
+    return (outputs.get(PROJECTED) or {}).get(name)
+
+
+@cache
+def _with_projected(outputs: type[Any]) -> type[Any]:
+    """A class of outputs with one more field: wrappers take a ModelOutput apart and build it again from its fields."""
+    return make_dataclass(f"Projected{outputs.__name__}", [(PROJECTED, Any, None)], bases=(outputs,))

@@ -15,13 +15,13 @@ from leptonsdk_distillation.config import DistillationConfig
 from leptonsdk_distillation.items import Head, attended_positions, counted_positions, flat_spans, is_span, logits_of
 from leptonsdk_distillation.layers import (
     EMBEDDINGS,
-    PROJECTED,
-    PROJECTIONS,
     add_projections,
     as_positions,
     last_state,
     layer_pairs,
     pooled,
+    projected,
+    remove_projections,
     stack_names,
 )
 from leptonsdk_distillation.teacher import find_teacher
@@ -59,7 +59,7 @@ class Session:
             self.outputs_wanted["output_attentions"] = True
             self._attention_before = _compute_attention_eagerly(student)
             _compute_attention_eagerly(self.teacher.model)
-        self._hook = add_projections(
+        add_projections(
             student,
             self.teacher.model,
             stack_names(self.head.two_stacks, "hidden_states") if config.hidden > 0 else (),
@@ -180,8 +180,7 @@ class Session:
         terms: list[Tensor] = []
         for number, name in enumerate(stack_names(self.head.two_stacks, kind)):
             student, teacher = _layers(ours, name, "student"), _layers(theirs, name, "teacher")
-            if ours.get(PROJECTED + name) is not None:
-                student = ours[PROJECTED + name]
+            student = projected(ours, name) or student
 
             def attended(like: Tensor, decoder: bool = number == 1) -> Tensor:
                 return attended_positions(self.student, inputs, like, decoder=decoder)
@@ -193,7 +192,7 @@ class Session:
         return torch.stack(terms).mean()
 
     def _embeddings_term(self, inputs: Mapping[str, Any], ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> Tensor:
-        student, teacher = ours.get(PROJECTED + EMBEDDINGS), last_state(theirs)
+        student, teacher = projected(ours, EMBEDDINGS), last_state(theirs)
         student = last_state(ours) if student is None else student
         if student is None or teacher is None:
             raise UsageError("the models return no last states to compare", where=_WHERE, hint="set embeddings: 0")
@@ -216,9 +215,7 @@ class Session:
         """Leave nothing of this in the model; write what of the cache is not on disk."""
         if self.cache is not None:
             self.cache.flush()
-        if self._hook is not None:
-            self._hook.remove()
-            delattr(model, PROJECTIONS)
+        remove_projections(model)
         if self._attention_before is not None:
             model.set_attn_implementation(self._attention_before)  # type: ignore[operator]
 
