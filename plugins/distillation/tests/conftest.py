@@ -162,6 +162,9 @@ class ByHand:
         outputs = self.student(**inputs, **self.distillation.model_inputs())
         return self.distillation.loss(self.student, inputs, outputs, outputs.get("loss"))
 
+    def value(self, inputs: dict[str, Any]) -> float:
+        return float(self(inputs).detach())
+
     def finalize(self) -> Any:
         return self.distillation.finalize(self.student, self.context)
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 import transformers
 from leptonsdk_distillation import Distillation, DistillationConfig
+from leptonsdk_distillation.agreement import label_order
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
@@ -57,12 +61,12 @@ def test_a_smaller_student_learns_and_its_teacher_does_not(tiny: Any, tmp_path: 
 def test_the_loss_is_shared_as_alpha_says(tiny: Any, tmp_path: Path) -> None:
     student, teacher = tiny.build("classifier").eval(), tiny.build("classifier", seed=1)
     inputs = tiny.batch("classifier")
-    task = float(student(**inputs).loss)
+    task = student(**inputs).loss.item()
     teacher.eval()
     log_student, log_teacher = (m(**inputs).logits.div(3).log_softmax(-1) for m in (student, teacher))
-    kl = float((log_teacher.exp() * (log_teacher - log_student)).sum(-1).mean()) * 9
+    kl = (log_teacher.exp() * (log_teacher - log_student)).sum(-1).mean().item() * 9
     run = tiny.ByHand(Distillation(teacher, temperature=3.0, alpha=0.3), student, tmp_path)
-    assert float(run(inputs)) == pytest.approx(0.7 * task + 0.3 * kl, rel=1e-5)
+    assert run.value(inputs) == pytest.approx(0.7 * task + 0.3 * kl, rel=1e-5)
     assert run.distillation.logs()["distillation_loss"] == pytest.approx(kl, rel=1e-5)
     assert run.distillation.logs() == {}, "logged once"
 
@@ -88,11 +92,11 @@ def test_a_decoder_counts_the_positions_whose_next_token_is_a_label(tiny: Any, t
     log_student, log_teacher = (m(**inputs).logits[:, 4:-1].log_softmax(-1) for m in (student, teacher))
     kl = (log_teacher.exp() * (log_teacher - log_student)).sum(-1).mean()
     run = tiny.ByHand(Distillation(teacher, alpha=1.0, temperature=1.0), student, tmp_path)
-    assert float(run(inputs)) == pytest.approx(float(kl), rel=1e-5)
+    assert run.value(inputs) == pytest.approx(kl.item(), rel=1e-5)
     whole = tiny.batch("llama", rows=1, labels=False)
     log_student, log_teacher = (m(**whole).logits.log_softmax(-1) for m in (student, teacher))
     kl = (log_teacher.exp() * (log_teacher - log_student)).sum(-1).mean()
-    assert float(run(whole)) == pytest.approx(float(kl), rel=1e-5), "without labels and a task's loss"
+    assert run.value(whole) == pytest.approx(kl.item(), rel=1e-5), "without labels and a task's loss"
 
 
 def test_a_sentence_encoder_learns_embeddings_without_a_task(tiny: Any, tmp_path: Path) -> None:
@@ -117,13 +121,13 @@ def test_regression_and_yes_or_no_labels(tiny: Any, tmp_path: Path) -> None:
     inputs = tiny.batch("classifier", labels=False)
     run = tiny.ByHand(Distillation(teacher, alpha=1.0, temperature=5.0), student, tmp_path)
     wanted = (student(**inputs).logits - teacher(**inputs).logits).square().mean()
-    assert float(run(inputs)) == pytest.approx(float(wanted), rel=1e-5)
+    assert run.value(inputs) == pytest.approx(wanted.item(), rel=1e-5)
     several = {"num_labels": 3, "problem_type": "multi_label_classification"}
     student, teacher = (tiny.build("classifier", seed=seed, **several).eval() for seed in (0, 1))
     run = tiny.ByHand(Distillation(teacher, alpha=1.0, temperature=1.0), student, tmp_path)
     ours, theirs = (m(**inputs).logits.sigmoid() for m in (student, teacher))
     wanted = (theirs * (theirs / ours).log() + (1 - theirs) * ((1 - theirs) / (1 - ours)).log()).mean()
-    assert float(run(inputs)) == pytest.approx(float(wanted), rel=1e-4)
+    assert run.value(inputs) == pytest.approx(wanted.item(), rel=1e-4)
 
 
 def test_labels_in_another_order_are_put_in_order(tiny: Any, tmp_path: Path) -> None:
@@ -134,7 +138,17 @@ def test_labels_in_another_order_are_put_in_order(tiny: Any, tmp_path: Path) -> 
         for name in ("weight", "bias"):
             getattr(student.classifier, name).copy_(getattr(teacher.classifier, name)[order])
     run = tiny.ByHand(Distillation(teacher, alpha=1.0), student, tmp_path)
-    assert float(run(tiny.batch("classifier", labels=False))) == pytest.approx(0, abs=1e-6)
+    assert run.value(tiny.batch("classifier", labels=False)) == pytest.approx(0, abs=1e-6)
+
+
+def test_labels_that_occur_twice_are_fine_in_the_same_order_only() -> None:
+    def config(*names: str) -> SimpleNamespace:
+        return SimpleNamespace(id2label=dict(enumerate(names)))
+
+    assert label_order(config("crane", "crane", "owl"), config("crane", "crane", "owl")) is None
+    assert label_order(config("LABEL_0", "LABEL_1"), config("no", "yes")) is None
+    with pytest.raises(UsageError, match="labels differ"):
+        label_order(config("crane", "owl", "crane"), config("crane", "crane", "owl"))
 
 
 @pytest.mark.parametrize(
@@ -168,8 +182,13 @@ def test_tokenizers_are_compared_where_they_are_known(tiny: Any, tmp_path: Path)
     with pytest.raises(UsageError, match="different tokenizers cannot be distilled token by token"):
         Distillation(str(other)).prepare(student, context)
     padded = saved(tiny.build("llama", vocab_size=128), tmp_path / "padded", ["a", "b"])
+    tokenizer = transformers.AutoTokenizer.from_pretrained(padded)
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    tokenizer.save_pretrained(padded)
     run = tiny.ByHand(Distillation(teacher=padded, alpha=1.0), student, tmp_path)
-    assert float(run(tiny.batch("llama"))) > 0, "one tokenizer, padded to another size"
+    assert run.value(tiny.batch("llama")) > 0, (
+        "one tokenizer, with a token added, and embeddings padded to another size"
+    )
 
 
 def test_the_ways_to_name_a_teacher(tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,14 +223,20 @@ def test_the_ways_to_name_a_teacher(tiny: Any, tmp_path: Path, monkeypatch: pyte
         Distillation(teacher, alpha=0.0).prepare(student, StepContext(seed=0, folder=tmp_path))
 
 
+def test_a_plan_reads_the_config_without_torch() -> None:
+    source = "import sys, leptonsdk_distillation as d; d.DistillationConfig(); d.Distillation('x'); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
 def test_a_model_can_be_its_own_teacher_as_it_was(tiny: Any, tmp_path: Path) -> None:
     student = tiny.build("classifier").eval()
     run = tiny.ByHand(Distillation(student, alpha=1.0), student, tmp_path)
     inputs = tiny.batch("classifier", labels=False)
-    assert float(run(inputs)) == pytest.approx(0, abs=1e-6)
+    assert run.value(inputs) == pytest.approx(0, abs=1e-6)
     with torch.no_grad():
         student.classifier.weight.neg_()
-    assert float(run(inputs)) > 0.01
+    assert run.value(inputs) > 0.01
 
 
 def test_the_model_is_left_plain(tiny: Any, tmp_path: Path) -> None:

@@ -96,5 +96,5 @@ def test_a_recipe_makes_the_student_of_its_model_and_its_teacher(tiny: Any, tmp_
     assert student.config.num_hidden_layers == 2
     assert model.config.num_hidden_layers == 4
     run = tiny.ByHand(distillation, student, tmp_path)
-    assert float(run(tiny.batch("classifier"))) > 0
+    assert run.value(tiny.batch("classifier")) > 0
     assert Distillation(model).student(model) is model

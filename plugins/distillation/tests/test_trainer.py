@@ -37,23 +37,31 @@ def rows(count: int) -> list[dict[str, Any]]:
     return [{"pixel_values": image[None], "labels": int(y)} for image, y in zip(images, digits.target, strict=False)]
 
 
-def train(model: Any, data: Any, folder: Path, steps: int, distillation: Distillation | None = None) -> None:
+def train(
+    model: Any,
+    data: Any,
+    folder: Path,
+    steps: int,
+    distillation: Distillation | None = None,
+    resume: Path | None = None,
+    **options: Any,
+) -> None:
     arguments = transformers.TrainingArguments(
         output_dir=str(folder),
         max_steps=steps,
         per_device_train_batch_size=64,
         learning_rate=3e-3,
-        save_strategy="no",
         report_to=[],
         use_cpu=True,
         disable_tqdm=True,
         logging_strategy="no",
+        **{"save_strategy": "no", **options},
     )
     trainer = (transformers.Trainer if distillation is None else Trainer)(model, arguments, train_dataset=data)
     if distillation is not None:
         trainer.distillation = distillation
         distillation.prepare(model, StepContext(seed=0, folder=folder))
-    trainer.train()
+    trainer.train(resume_from_checkpoint=resume and str(resume))
 
 
 @pytest.mark.parametrize("options", [{"cache": True}, {"hidden": 1.0, "attention": 0.1}])
@@ -81,6 +89,22 @@ def test_training_brings_a_student_to_its_teacher(tiny: Any, tmp_path: Path, opt
     student.save_pretrained(tmp_path / "student")
     again = transformers.ViTForImageClassification.from_pretrained(tmp_path / "student").eval()
     torch.testing.assert_close(again(pixels[:8]).logits, student.eval()(pixels[:8]).logits)
+
+
+def test_an_interrupted_run_goes_on_with_its_projections(tiny: Any, tmp_path: Path) -> None:
+    inputs = tiny.batch("classifier", rows=128)
+    data = [{name: value[i] for name, value in inputs.items()} for i in range(128)]
+
+    def trained(resume: Path | None = None) -> Any:
+        student, teacher = tiny.build("classifier", width=16), tiny.build("classifier", seed=1)
+        distillation = Distillation(teacher, hidden=1.0, embeddings=1.0)
+        train(student, data, tmp_path, 4, distillation, resume, save_strategy="steps", save_steps=2)
+        return student
+
+    whole, resumed = trained(), trained(tmp_path / "checkpoint-2")
+    assert "distillation_projections.hidden_states.weight" in dict(whole.named_parameters())
+    for ours, theirs in zip(whole.parameters(), resumed.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs)
 
 
 def test_the_readme_runs(tmp_path: Path) -> None:

@@ -39,8 +39,8 @@ class LogitsCache:
         self._pending: dict[str, Row] = {}
         self._pending_bytes = 0
         self._flushed = time.monotonic()
-        for path in sorted(folder.glob(f"{fingerprint[:16]}-*.safetensors")):
-            self._read(path)
+        self._seen: set[Path] = set()
+        self._read_new()
 
     def get(self, keys: Sequence[str]) -> list[Row] | None:
         """The rows under these keys, or None when any is missing."""
@@ -48,7 +48,8 @@ class LogitsCache:
         if any(key not in self._rows for key in keys):
             return None
         self.served += len(keys)
-        self.flush()
+        if self._pending:  # a whole batch that is known begins the second epoch
+            self.flush()
         return [self._rows[key] for key in keys]
 
     def put(self, keys: Sequence[str], rows: Sequence[Row]) -> None:
@@ -61,8 +62,9 @@ class LogitsCache:
             self.flush()
 
     def flush(self) -> None:
-        """Write what is not yet on disk."""
+        """Write what is not yet on disk, and read what other processes of the run have written."""
         self._flushed = time.monotonic()
+        self._read_new()
         if not self._pending:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -72,7 +74,14 @@ class LogitsCache:
         tensors = {f"{key}.{part}": t for key, row in self._pending.items() for part, t in row.items()}
         save_file(tensors, aside, metadata={"fingerprint": self.fingerprint})
         aside.replace(path)
+        self._seen.add(path)
         self._pending, self._pending_bytes = {}, 0
+
+    def _read_new(self) -> None:
+        for path in sorted(self.folder.glob(f"{self.fingerprint[:16]}-*.safetensors")):
+            if path not in self._seen:
+                self._seen.add(path)
+                self._read(path)
 
     def _read(self, path: Path) -> None:
         try:
