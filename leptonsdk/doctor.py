@@ -13,7 +13,7 @@ from typing import Any
 
 from leptonsdk.hooks import Plugins
 
-_FIRST_PARTY = {name: f"leptonsdk-{name}" for name in ("bitsandbytes", "gptq", "onnxruntime")}
+_FIRST_PARTY = {name: f"leptonsdk-{name}" for name in ("bitsandbytes", "distillation", "gptq", "onnxruntime")}
 _GIB = 1024**3
 _HUB_SECONDS = 3
 

@@ -59,7 +59,7 @@ class Pruning:
         factor = self._config.resolved_regularization
         if self._config.method == "soft_movement":
             scores = self.scores()
-            return factor * sum(torch.sigmoid(s).sum() for s in scores) / sum(s.numel() for s in scores)
+            return factor * torch.cat([torch.sigmoid(s).flatten() for s in scores]).mean()
         if self._config.method == "l1":
             return factor * torch.stack([masked.weight.abs().sum() for masked in self.masked]).sum()
         return self.masked[0].weight.new_zeros(())
