@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from transformers import Trainer, TrainerCallback
+from transformers import PreTrainedModel, Trainer, TrainerCallback
 
 from leptonsdk.errors import UsageError
 from leptonsdk.hooks import StepContext, TrainingCompressor
@@ -44,10 +45,13 @@ class CompressionTrainerMixin(_Mixed):  # type: ignore[misc]
     model: Any
 
     def __init__(self, *args: Any, compression: Sequence[TrainingCompressor[Any]] = (), **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
         if compression and kwargs.get("model_init") is not None:
             raise UsageError("compression needs the model itself, not model_init", where="CompressionTrainer")
         self.compression = tuple(compression)
+        model = args[0] if args else kwargs.pop("model", None)
+        for compressor in self.compression:
+            model = compressor.student(model)
+        super().__init__(model, *args[1:], **kwargs)
         self.compression_context = StepContext(
             seed=self.args.seed, folder=Path(self.args.output_dir) / "compression", device=str(self.args.device)
         )
@@ -108,6 +112,22 @@ class CompressionTrainerMixin(_Mixed):  # type: ignore[misc]
             loss = compressor.loss(model, inputs, outputs, loss)
         loss = loss * share
         return (loss, outputs) if return_outputs else loss
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """Writes a checkpoint under the names that the model has in memory.
+
+        Some families (ViT) have others on disk, and the Trainer, which loads without translating, would go on with the
+        weights that it started from.
+        """
+        model = self.accelerator.unwrap_model(self.model)
+        own = model.save_pretrained if isinstance(model, PreTrainedModel) else None
+        if own is not None:
+            model.save_pretrained = partial(own, save_original_format=False)
+        try:
+            super()._save(output_dir, state_dict)
+        finally:
+            if own is not None:
+                del model.save_pretrained
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Adds what the compressors tell to the training's own logs."""

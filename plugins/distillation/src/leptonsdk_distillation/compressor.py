@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, TypeVar, Union
@@ -30,7 +31,7 @@ class Distillation(TrainingCompressor[DistillationConfig]):
     rows of a classifier, counted positions of a tagger or a language model, frames of a CTC model. Where the model has no logits
     (a sentence encoder), the task's loss stays whole.
 
-    A training step calls `student` before it builds the Trainer: with `student_layers` that is another model.
+    Without a teacher the model teaches itself: as it was when the training began.
 
     Args:
         given: A config (a recipe gives one), or the teacher itself: a model, a checkpoint, a Hub id or a folder.
@@ -77,15 +78,16 @@ class Distillation(TrainingCompressor[DistillationConfig]):
     def student(self, model: ModuleT) -> ModuleT:
         """The model to train: a copy with only the blocks that ``student_layers`` names, or the model itself.
 
-        Where no teacher is given, the model as it is becomes the teacher of what is cut from it.
+        Where no teacher is given, the model as it is now becomes the teacher.
         """
-        if self.config.student_layers is None:
+        cut = self.config.student_layers
+        if self._teacher is None and self.config.teacher is None:
+            self._teacher = copy.deepcopy(model) if cut is None else model
+        if cut is None:
             return model
         from leptonsdk_distillation.students import make_student
 
-        if self._teacher is None and self.config.teacher is None:
-            self._teacher = model
-        return make_student(model, self.config.student_layers)
+        return make_student(model, cut)
 
     def prepare(self, model: nn.Module, context: StepContext) -> None:
         """Load the teacher, check that it and the model speak of the same things, add projections where widths differ.

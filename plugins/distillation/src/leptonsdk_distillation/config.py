@@ -17,8 +17,7 @@ class DistillationConfig(PluginConfig):
 
     teacher: str | None = Field(
         None,
-        description="The teacher: a Hub id or a folder. Left out where Python gives the object, or where `student_layers` makes "
-        "the student: the model as it was is its teacher then",
+        description="The teacher: a Hub id or a folder. Default: the model as it is before the training",
     )
     temperature: float = Field(2.0, gt=0, description="Both models' logits are divided by it before they are compared")
     alpha: float = Field(

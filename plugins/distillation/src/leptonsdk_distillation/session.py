@@ -50,7 +50,7 @@ class Session:
             raise UsageError("alpha is 0 and no other weight is given: nothing is distilled", where=_WHERE)
         self.config, self.student = config, student
         self.head = Head.of(student)
-        self.teacher = find_teacher(config, teacher, student, self.head)
+        self.teacher = find_teacher(config, teacher, student, self.head, context.base)
         self.outputs_wanted: dict[str, bool] = {}
         if config.hidden > 0 or config.embeddings > 0:
             self.outputs_wanted["output_hidden_states"] = True

@@ -7,6 +7,7 @@ import hashlib
 import inspect
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -101,7 +102,7 @@ def tensor_bytes(tensor: Tensor) -> bytes:
     return content
 
 
-def find_teacher(config: DistillationConfig, given: Any, student: nn.Module, head: Head) -> Teacher:
+def find_teacher(config: DistillationConfig, given: Any, student: nn.Module, head: Head, base: Path) -> Teacher:
     """The teacher that was given, or that the config names, checked against the student.
 
     Args:
@@ -109,6 +110,7 @@ def find_teacher(config: DistillationConfig, given: Any, student: nn.Module, hea
         given: A model or a checkpoint, or None.
         student: The model in training, unwrapped.
         head: The student's.
+        base: Where a relative folder starts.
 
     Raises:
         UsageError: There is none, or it does not fit.
@@ -116,7 +118,7 @@ def find_teacher(config: DistillationConfig, given: Any, student: nn.Module, hea
     """
     processor: Any = None
     if given is None:
-        given = _load(config, student)
+        given = _load(config, student, base)
     model = given
     if not isinstance(model, nn.Module):
         if not isinstance(getattr(given, "model", None), nn.Module):
@@ -141,7 +143,7 @@ def find_teacher(config: DistillationConfig, given: Any, student: nn.Module, hea
     return Teacher(model, order, size)
 
 
-def _load(config: DistillationConfig, student: nn.Module) -> Any:
+def _load(config: DistillationConfig, student: nn.Module, base: Path) -> Any:
     """The checkpoint that the config names, for the student's task."""
     from leptonsdk import load_model
     from leptonsdk.checkpoint import infer_task
@@ -154,8 +156,9 @@ def _load(config: DistillationConfig, student: nn.Module) -> Any:
     except CheckpointError:  # a class of the user's own: the teacher's config tells
         task = None
     like = next(student.parameters())
+    folder = base / config.teacher
     return load_model(
-        config.teacher,
+        folder if folder.is_dir() else config.teacher,
         task=task,
         dtype=like.dtype,
         device=str(like.device),
