@@ -50,7 +50,7 @@ def trim_model(model: Any, rows: Sequence[int]) -> Any:
         own = [*module._parameters.items(), *module._buffers.items()]
         found = {key: new[id(tensor)] for key, tensor in own if tensor is not None and id(tensor) in new}
         for key, tensor in found.items():
-            (module._parameters if key in module._parameters else module._buffers)[key] = tensor  # type: ignore[assignment]
+            (module._parameters if key in module._parameters else module._buffers)[key] = tensor
         padding = getattr(module, "padding_idx", None)
         if isinstance(module, nn.Embedding) and not found:
             if padding is not None and ids.get(padding, padding) != padding:
@@ -58,13 +58,13 @@ def trim_model(model: Any, rows: Sequence[int]) -> Any:
                     "its positions count from the padding token's id, which would change", where=f"module '{name}'"
                 )
         elif isinstance(padding, int):
-            module.padding_idx = ids.get(padding, padding)  # type: ignore[assignment]
+            module.padding_idx = ids.get(padding, padding)
         if found and isinstance(module, nn.Embedding):
             module.num_embeddings = len(rows)
         if found and isinstance(module, nn.Linear):
             module.out_features = len(rows)
         if getattr(module, "vocab_size", None) == size:
-            module.vocab_size = len(rows)  # type: ignore[assignment]
+            module.vocab_size = len(rows)
     renumber_configs(smaller, ids, size)
     return smaller
 
@@ -72,10 +72,9 @@ def trim_model(model: Any, rows: Sequence[int]) -> Any:
 def _vocabulary_tensors(model: Any) -> dict[int, tuple[torch.Tensor, int]]:
     """Tensors with an entry for each token and the axis that tokens are along, by identity: shared ones stand here once."""
     found: dict[int, tuple[torch.Tensor, int]] = {}
-    encoder = model.get_encoder() if model.config.is_encoder_decoder else None
-    decoder = model.get_decoder() if model.config.is_encoder_decoder else None
-    for part in (model, encoder, decoder):
-        embedding = part.get_input_embeddings() if isinstance(part, nn.Module) and part is not None else None
+    parts = (model, model.get_encoder(), model.get_decoder()) if model.config.is_encoder_decoder else (model,)
+    for part in parts:
+        embedding = part.get_input_embeddings()
         if isinstance(embedding, nn.Embedding):
             found[id(embedding.weight)] = (embedding.weight, 0)
     output = model.get_output_embeddings()

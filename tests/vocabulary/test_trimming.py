@@ -247,6 +247,56 @@ def test_gpt2_with_rows_and_ids_beyond_the_tokenizer(tmp_path: Path) -> None:
     assert small.model.config.bos_token_id == 50256  # it was no token before
 
 
+def ordered(specials: Sequence[str]) -> dict[str, Any]:
+    """The vocabulary and merges of `byte_bpe`, these tokens first."""
+    model = json.loads(byte_bpe().backend_tokenizer.to_str())["model"]
+    tokens = [*specials, *(token for token in model["vocab"] if token not in specials)]
+    return {"vocab": {token: i for i, token in enumerate(tokens)}, "merges": [tuple(m) for m in model["merges"]]}
+
+
+def roberta(specials: Sequence[str]) -> Checkpoint:
+    tokenizer = transformers.RobertaTokenizer(**ordered(specials))
+    config = transformers.RobertaConfig(
+        vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, max_position_embeddings=514, **SIZES
+    )
+    torch.manual_seed(0)
+    return checkpoint_of(transformers.RobertaForMaskedLM(config), tokenizer, "fill-mask")
+
+
+def test_roberta_counts_positions_from_its_padding_token(tmp_path: Path) -> None:
+    source = roberta(["<s>", "<pad>", "</s>", "<unk>"])
+    torch.nn.init.normal_(source.model.lm_head.bias)
+    small = trim(source, tmp_path, CORPUS[:2])
+    assert type(small.processor) is transformers.RobertaTokenizer
+    folder = small.save(tmp_path / "saved")
+    again = checkpoint_of(AutoModelForMaskedLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder))
+    rows = source.processor.convert_tokens_to_ids(small.processor.convert_ids_to_tokens(range(len(small.processor))))
+    for found in (small, again):
+        assert strings(found.processor, CORPUS[0]) == strings(source.processor, CORPUS[0])
+        torch.testing.assert_close(outputs(found, CORPUS[:2]).logits, outputs(source, CORPUS[:2]).logits[..., rows])
+    dropped = [f"<unused{i}>" for i in range(3)]
+    with pytest.raises(UsageError, match="positions count from the padding token's id"):
+        trim(roberta(["<s>", *dropped, "<pad>", "</s>", "<unk>"]), tmp_path, CORPUS[:2])
+
+
+def test_byte_fallbacks_stay(tmp_path: Path) -> None:
+    fallbacks = [f"<0x{number:02X}>" for number in range(256)]
+    tokenizer = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    special = ["<unk>", "<s>", "</s>", *fallbacks]
+    tokenizer.train_from_iterator(
+        CORPUS, trainers.BpeTrainer(special_tokens=special, vocab_size=500, show_progress=False)
+    )
+    model = json.loads(tokenizer.to_str())["model"]
+    merges = [tuple(merge) for merge in model["merges"]]
+    source = llama(transformers.LlamaTokenizer(vocab=model["vocab"], merges=merges, pad_token="</s>"))
+    small = trim(source, tmp_path, CORPUS[:1])
+    assert len(small.processor) < len(source.processor)
+    assert set(fallbacks) <= small.processor.get_vocab().keys()
+    assert strings(small.processor, CORPUS[0]) == strings(source.processor, CORPUS[0])
+    assert "<unk>" not in strings(small.processor, "漢字 Ω")
+
+
 # ── Unigram ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -308,3 +358,44 @@ def test_what_cannot_be_trimmed_is_said(minilm: Checkpoint, bert_folder: Path, t
     quantized = RoundToNearest(RoundToNearestConfig(bit_width=8)).compress(source, StepContext(seed=0, folder=tmp_path))
     with pytest.raises(UsageError, match=r"quantized already.*trim the vocabulary first"):
         trim(quantized, tmp_path)
+
+
+# ── in a recipe ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_later_steps_and_exports_read_the_new_ids(tmp_path: Path) -> None:
+    tokenizer = byte_bpe()
+    tokenizer.model_max_length = 64
+    config = transformers.BertConfig(vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, **SIZES)
+    torch.manual_seed(0)
+    source = checkpoint_of(transformers.BertForSequenceClassification(config), tokenizer, "text-classification")
+    source.save(tmp_path / "model")
+    rows = "".join(f"{text}\t{number % 2}\n" for number, text in enumerate([*CORPUS, *UNSEEN[:2]]))
+    (tmp_path / "data.tsv").write_text("text\tlabel\n" + rows, encoding="utf-8")
+    data = {"path": str(tmp_path / "data.tsv")}
+    recipe = {
+        "version": 1,
+        "model": {"id": str(tmp_path / "model"), "task": "text-classification"},
+        "data": {"eval": data, "calibration": {**data, "limit": 3}},
+        "steps": [{"trim_vocabulary": {}}],
+        "export": [{"onnxruntime": {"precision": "fp32"}}, {"onnxruntime": {"precision": "int8-static"}}],
+        "profile": {"turns": 5, "latency": [{"batch_size": 2, "sequence_length": 8}]},
+    }
+    run = lepton.compress(recipe, tmp_path / "run")
+    saved = AutoTokenizer.from_pretrained(tmp_path / "run" / "steps" / "01-trim_vocabulary")
+    assert len(saved) < len(tokenizer)
+    artifact = run.artifact("onnxruntime-fp32")
+    assert artifact.details["parity"]["max_abs_diff"] < 1e-3
+    assert len(AutoTokenizer.from_pretrained(artifact.folder)) == len(saved)
+
+
+def test_a_trimmed_language_model_has_a_perplexity_and_no_divergence(tmp_path: Path) -> None:
+    source = llama(byte_bpe())
+    small = trim(source, tmp_path, CORPUS)
+    assert len(small.processor) < len(source.processor)
+    rows = [{"text": text} for text in CORPUS]
+    before = lepton.evaluate(source, rows, baseline=source, max_length=32).values()
+    after = lepton.evaluate(small, rows, baseline=source, max_length=32).values()
+    assert "kl" in before
+    assert after.keys() == {"perplexity"}
+    assert after["perplexity"] < before["perplexity"]  # the same tokens, out of fewer
