@@ -1,4 +1,4 @@
-"""The built-in plugin: round-to-nearest, and the tasks and datasets that come with the core, through the same door."""
+"""The built-in plugin: round-to-nearest, vocabulary trimming, and the tasks and datasets that come with the core, through the same door."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from leptonsdk.evaluation.tasks.speech_recognition import SpeechRecognition
 from leptonsdk.evaluation.tasks.text_generation import TextGeneration
 from leptonsdk.hooks import Compressor, DatasetProvider, Evaluator, hookimpl
 from leptonsdk.quantization.compressor import RoundToNearest
+from leptonsdk.vocabulary import TrimVocabulary
 
 
 @hookimpl
 def lepton_compressors() -> Iterable[type[Compressor[Any]]]:
-    return [RoundToNearest]
+    return [RoundToNearest, TrimVocabulary]
 
 
 @hookimpl

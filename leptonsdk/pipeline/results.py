@@ -85,7 +85,9 @@ def _measure(execution: _Execution, last: str) -> dict[str, dict[str, Any]]:
             kind = "artifact" if name in exports else "checkpoint"
             place = store.folder / ("artifacts" if name in exports else "steps") / name
             targets.append(Target(name, kind, str(place), execution.task))
-        sample = next(iter(execution.batches("eval", limit=1)(1)))
+        # Every model reads the same ids: the last one's, since a step may have dropped tokens and none adds any.
+        last = execution.plan.steps[-1].name if execution.plan.steps else "baseline"
+        sample = next(iter(execution.batches("eval", last, limit=1)(1)))
         inputs = {(batch, length): shape_inputs(sample, batch, length) for batch, length in settings}
         measured = measure(
             targets, inputs, threads=execution.threads, turns=recipe.profile.turns, progress=execution.display.progress

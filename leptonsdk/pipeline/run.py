@@ -142,13 +142,13 @@ class _Execution:
             options=spec.options,
         )
 
-    def batches(self, section: str, limit: int | None = None) -> Callable[[int], Any]:
-        """Makes batches of model inputs from a section of the data."""
+    def batches(self, section: str, name: str, limit: int | None = None) -> Callable[[int], Any]:
+        """Makes batches of a model's inputs from a section of the data; a step may have changed the tokenizer."""
         from leptonsdk.evaluation.harness import input_batches
         from leptonsdk.evaluation.subjects import open_subject
 
         def make(batch_size: int) -> Any:
-            subject = open_subject(self.checkpoint(BASELINE), self.plugins)
+            subject = open_subject(self.checkpoint(name), self.plugins)
             settings = self.settings(batch_size)
             return input_batches(subject, self.data(section), self.plugins, settings=settings, limit=limit)
 
@@ -225,7 +225,7 @@ class _Execution:
 
         def work(folder: Path) -> dict[str, Any]:
             checkpoint = self.checkpoint(previous)
-            context = self.context(step, calibrated)
+            context = self.context(step, previous, calibrated)
             result = self.guarded(step, context, lambda: cls(step.config).compress(checkpoint, context))
             result.save(folder)
             return {"plugin": step.plugin, "version": step.version, "config": step.config.model_dump(mode="json")}
@@ -267,7 +267,7 @@ class _Execution:
 
         def work(folder: Path) -> dict[str, Any]:
             checkpoint = self.checkpoint(previous).dequantized()
-            context = self.context(step, calibrated)
+            context = self.context(step, previous, calibrated)
             artifact = self.guarded(step, context, lambda: backend.export(checkpoint, folder, context))
             artifact.write_manifest()
             return {
@@ -292,12 +292,12 @@ class _Execution:
             **more,
         )
 
-    def context(self, step: Step, calibrated: bool) -> StepContext:
+    def context(self, step: Step, previous: str, calibrated: bool) -> StepContext:
         return StepContext(
             seed=self.recipe.seed,
             folder=self.store.scratch(step.name),
-            batches=self.batches("calibration") if calibrated else None,
-            samples=self.batches("eval", limit=64),
+            batches=self.batches("calibration", previous) if calibrated else None,
+            samples=self.batches("eval", previous, limit=64),
             progress=self.display.progress,
             device="cpu",
             threads=self.threads,
