@@ -10,6 +10,8 @@ from leptonsdk.hooks import PluginConfig
 
 Precision = Literal["fp32", "int8", "int8-dynamic", "int8-static"]
 PRECISIONS: tuple[str, ...] = ("fp32", "int8", "int8-dynamic", "int8-static")
+Embeddings = Literal["float", "int8", "int4"]
+BlockSize = Literal[16, 32, 64, 128]
 ActivationScales = Literal["auto", "tensor", "row", "block"]
 DEFAULT_INT8 = "int8-dynamic"
 
@@ -33,8 +35,13 @@ class OnnxRuntimeConfig(PluginConfig):
         description="Modules whose weights stay in float: names, globs (`*.output.dense`) or `re:` patterns of the source "
         "model's module names.",
     )
-    quantize_embeddings: bool = Field(
-        default=True, description="Store embedding tables as int8 too, with one scale for each row."
+    embeddings: Embeddings = Field(
+        default="int8",
+        description="Embedding tables of the int8 precisions: int8, with one scale for each row; int4: word embeddings in 4 "
+        "bits, with one scale for each block, other tables and those that the output layer shares as int8; or float.",
+    )
+    embedding_block_size: BlockSize = Field(
+        default=32, description="Entries of a row of word embeddings that share a scale (embeddings: int4)."
     )
     weight_scales: Literal["mse", "minmax"] = Field(
         default="mse",

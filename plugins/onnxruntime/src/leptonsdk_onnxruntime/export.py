@@ -136,8 +136,9 @@ def _details(
             "matmuls_by_rows": report.matmuls_by_rows,
             "matmuls_in_blocks": report.matmuls_in_blocks,
             "embeddings": report.embeddings,
+            "embeddings_in_4_bits": report.embeddings_in_4_bits,
             "kept_in_float": report.kept,
-            "weights": "int8, symmetric, one scale per output channel (embeddings: per row)",
+            "weights": "int8, symmetric, one scale per output channel (embeddings: per row; in 4 bits: per block)",
             "activations": "uint8, one scale per tensor (products by rows: one per row; in blocks: int8, one per row and block)",
             "calibration": calibration,
         }

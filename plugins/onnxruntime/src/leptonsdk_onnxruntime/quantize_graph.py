@@ -30,6 +30,7 @@ from leptonsdk_onnxruntime.graph import (
 from leptonsdk_onnxruntime.quantize_blocks import block_product, block_size, gather_blocks, stored_blocks
 from leptonsdk_onnxruntime.quantize_rows import normalized_rows
 from leptonsdk_onnxruntime.quantize_scales import Floats, quantize_weight, weight_scales
+from leptonsdk_onnxruntime.quantize_tables import gather_4_bits, reads_tokens
 
 QUANTIZED, SCALE, ZERO_POINT = "_quantized", "_scale", "_zero_point"
 _SMALLEST_WEIGHT = 512  # elements; below that int8 saves nothing and costs a kernel
@@ -73,6 +74,7 @@ class QuantizationReport:
     matmuls_by_rows: int = 0
     matmuls_in_blocks: int = 0
     embeddings: int = 0
+    embeddings_in_4_bits: int = 0
     kept: list[str] = field(default_factory=list)
 
 
@@ -148,12 +150,12 @@ def quantize_graph(
             linear.node, _with_bias(linear, _integer_product(model.graph, linear, config, bits, ranges, activations))
         )
         report.matmuls += 1
-    if config.quantize_embeddings:
-        report.embeddings = _quantize_embeddings(model, config, bits, in_blocks)
+    if config.embeddings != "float":
+        _quantize_embeddings(model, config, bits, in_blocks, report)
     if ranges is not None:
         _take_in_biases(model.graph)
     RemoveUnusedNodesPass()(model)
-    if ranges is not None or in_blocks:
+    if ranges is not None or in_blocks or report.embeddings_in_4_bits:
         model.opset_imports[MICROSOFT] = 1
     return report
 
@@ -252,9 +254,11 @@ def _quantize_activation(
     return [integers, scale_value, zero_value]
 
 
-def _quantize_embeddings(model: ir.Model, config: OnnxRuntimeConfig, bits: int, in_blocks: set[str]) -> int:
-    """Tables that are looked up row by row: int8 rows, each with its own scale."""
-    graph, done = model.graph, 0
+def _quantize_embeddings(
+    model: ir.Model, config: OnnxRuntimeConfig, bits: int, in_blocks: set[str], report: QuantizationReport
+) -> None:
+    """Tables that are looked up row by row: int8 rows, each with its own scale, or 4 bits in blocks."""
+    graph = model.graph
     for node in list(graph):
         if (
             node.op_type != "Gather"
@@ -265,7 +269,11 @@ def _quantize_embeddings(model: ir.Model, config: OnnxRuntimeConfig, bits: int, 
         table: Floats | None = float_matrix(node.inputs[0])
         if table is None or constant(node.inputs[1]) is not None or table.shape[0] < _FEWEST_ROWS:
             continue
-        done += 1
+        report.embeddings += 1
+        if config.embeddings == "int4" and reads_tokens(node) and not _is_shared(graph, node.inputs[0]):
+            gather_4_bits(node, table, config, (QUANTIZED, SCALE))
+            report.embeddings_in_4_bits += 1
+            continue
         if str(node.inputs[0].name) in in_blocks and _is_two_dimensional(node.inputs[1]):
             integers, scale, _ = stored_blocks(graph, node.inputs[0], True, config, (QUANTIZED, SCALE))
             gather_blocks(node, integers, scale)
@@ -277,7 +285,12 @@ def _quantize_embeddings(model: ir.Model, config: OnnxRuntimeConfig, bits: int, 
         axes = add_initializer(graph, "last_axis", np.array([-1], np.int64))
         [scales] = insert(node, "Unsqueeze", [scales, axes])
         replace(node, insert(node, "Mul", [rows, scales])[0])
-    return done
+
+
+def _is_shared(graph: ir.Graph, table: ir.Value) -> bool:
+    """Whether an output layer reads the table too, as integers already or in float: 4 bits would be a second copy."""
+    users = {user for user, _ in table.uses() if user.op_type != "Gather"}
+    return f"{table.name}{QUANTIZED}" in graph.initializers or any(list(out.uses()) for u in users for out in u.outputs)
 
 
 def _is_two_dimensional(value: ir.Value) -> bool:
