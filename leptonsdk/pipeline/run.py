@@ -244,7 +244,7 @@ class _Execution:
             from leptonsdk.training.step import train
 
             checkpoint = self.checkpoint(previous)
-            context = self.context(step, False)
+            context = self.context(step, previous, False)
             compression = [self.plugins.get("compressor", part.plugin)(part.config) for part in step.parts]
             args, data = step.config.args, self.data("train")  # type: ignore[attr-defined]
             result = self.guarded(
