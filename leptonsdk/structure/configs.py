@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 
 from leptonsdk.quantization.library_layers import library_method
@@ -20,7 +21,17 @@ from leptonsdk.quantization.library_layers import library_method
 # A change of the config: values by the path to a part of it and the attribute's name.
 Move = dict[tuple[tuple[str, ...], str], Any]
 # What a config that does not fit its model class raises, in transformers' many ways.
-CANNOT_BUILD = (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, ImportError, RuntimeError)
+CANNOT_BUILD = (
+    StrictDataclassError,
+    OSError,
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    ImportError,
+    RuntimeError,
+)
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 _PLAIN = (bool, int, float, str)
 # Widths that are a multiple of the hidden size where a config does not say them (GPT-2).

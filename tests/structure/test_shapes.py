@@ -136,12 +136,13 @@ def test_an_untouched_model_has_no_record(tmp_path: Path, tiny: Any) -> None:
         assert not record_shapes(model)
 
 
-@pytest.mark.parametrize("format", ["compressed-tensors", "gptq"])
-@pytest.mark.parametrize("name", ["llama", "bert"])
+@pytest.mark.parametrize(
+    ("name", "format"), [("llama", "compressed-tensors"), ("bert", "compressed-tensors"), ("llama", "gptq")]
+)
 def test_quantized(tmp_path: Path, tiny: Any, name: str, format: str) -> None:
     model, inputs = tiny(name)
     attentions, ffns = find_units(model, inputs)
-    for i, attention in enumerate(attentions):
+    for i, attention in enumerate(attentions if format != "gptq" else ()):  # its sizes are multiples of 8
         remove_heads(model, attention, range(3) if i % 2 else [0])
     for i, ffn in enumerate(ffns):
         remove_neurons(model, ffn, range(32 if i % 2 else 16))
