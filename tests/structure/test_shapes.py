@@ -127,8 +127,20 @@ def test_heads_that_differ_between_layers_are_not_said(tiny: Any) -> None:
     assert len(record_shapes(model).shapes) == 4
 
 
-def test_an_untouched_model_has_no_record(tmp_path: Path, tiny: Any) -> None:
-    for name in TASKS:
+def test_the_size_of_a_head_is_never_changed_for_their_number(tiny: Any) -> None:
+    model, inputs = tiny("gemma2", head_dim=8, num_attention_heads=4, num_key_value_heads=2)
+    attentions, _ = find_units(model, inputs)
+    for attention in attentions:
+        remove_heads(model, attention, [1])
+    expected = model(**inputs).logits
+    assert fit_config(model)
+    config = model.config
+    assert (config.num_attention_heads, config.num_key_value_heads, config.head_dim) == (2, 1, 8)
+    assert torch.equal(model(**inputs).logits, expected)
+
+
+def test_an_untouched_model_has_no_record(tiny: Any) -> None:
+    for name in (*TASKS, "dinov2", "deberta", "gemma2"):
         model, _ = tiny(name)
         before = model.config.to_dict()
         assert fit_config(model)
