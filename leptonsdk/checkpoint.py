@@ -47,7 +47,7 @@ from leptonsdk.quantization.tensor import QuantizedTensor
 from leptonsdk.quantization.tensor_codebook import AnyTensor
 from leptonsdk.references import Reference, locate_model, task_of_architecture
 from leptonsdk.structure.shapes import FILE as SHAPES
-from leptonsdk.structure.shapes import load_shapes, resize, save_shapes, shaped_class
+from leptonsdk.structure.shapes import load_shapes, plain_class, record_shapes, resize, save_shapes, shaped_class
 
 # Small files beside a model that belong to it: how sentence-transformers pools, and under which terms it may be used.
 COMPANIONS = (
@@ -105,7 +105,10 @@ class Checkpoint:
 
     def dequantized(self) -> Checkpoint:
         """The same in floats where transformers quantized layers itself, which no runtime but torch reads; else itself."""
-        return self if library_method(self.model) is None else self.replace(model=dequantized(self.model))
+        if library_method(self.model) is None:
+            return self
+        model_class = shaped_class(type(self.model), record_shapes(self.model))
+        return self.replace(model=plain_class(dequantized(self.model, model_class)))
 
     def replace(self, **changes: Any) -> Checkpoint:
         """A copy with some attributes changed."""
@@ -292,9 +295,14 @@ def _load_model(
             raise
         message = f"the shapes in {SHAPES} are not those of the weights: {first_line(error)}"
         raise CheckpointError(message, where=located.name) from error
-    if shapes:
-        model.__class__ = type(model).__base__
+    model = plain_class(model)
     return model, {**quantized, **load_sidecar(folder, model)}
+
+
+def load_like(model: Any, folder: str | Path, **options: Any) -> Any:
+    """``from_pretrained`` of a model's own class, also where heads or neurons were removed from it."""
+    model_class = shaped_class(type(model), record_shapes(model))
+    return plain_class(model_class.from_pretrained(folder, **options))
 
 
 def _class_of(auto_class: Any, config: Any, options: Mapping[str, Any]) -> Any:

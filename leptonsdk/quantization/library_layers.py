@@ -137,10 +137,14 @@ def layer_tensors(names: Iterable[str]) -> frozenset[str]:
     return frozenset(name for name, owner in owners.items() if owner != name and owner in layers)
 
 
-def dequantized(model: Any) -> Any:
+def dequantized(model: Any, model_class: Any = None) -> Any:
     """A float model that computes with the numbers that the quantized weights stand for, in the model's dtype.
 
     It is made from the kept state, since a forward may have repacked the model's layers.
+
+    Args:
+        model: With transformers' own quantized layers.
+        model_class: What builds the float model, where that is not the model's own class.
 
     Raises:
         UsageError: transformers cannot dequantize this method.
@@ -149,7 +153,7 @@ def dequantized(model: Any) -> Any:
 
     config = copy.deepcopy(model.config)
     config.quantization_config = config.quantization_config.to_dict()
-    fresh = type(model).from_pretrained(
+    fresh = (model_class or type(model)).from_pretrained(
         None,
         config=config,
         state_dict=saved_state(model),

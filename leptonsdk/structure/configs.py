@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 
 from leptonsdk.quantization.library_layers import library_method
@@ -20,7 +21,17 @@ from leptonsdk.quantization.library_layers import library_method
 # A change of the config: values by the path to a part of it and the attribute's name.
 Move = dict[tuple[tuple[str, ...], str], Any]
 # What a config that does not fit its model class raises, in transformers' many ways.
-CANNOT_BUILD = (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, ImportError, RuntimeError)
+CANNOT_BUILD = (
+    StrictDataclassError,
+    OSError,
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    ImportError,
+    RuntimeError,
+)
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 _PLAIN = (bool, int, float, str)
 # Widths that are a multiple of the hidden size where a config does not say them (GPT-2).
@@ -52,8 +63,14 @@ def fit_config(model: Any) -> bool:
     return all(own.get(key) == value for key, value in built.items() if isinstance(value, tuple))
 
 
-def fit_depth(model: Any, old: int, keep: Sequence[int]) -> None:
-    """Have the config say how many blocks are left, and of which kinds, after some of ``old`` were dropped."""
+def fit_depth(model: Any, old: int, keep: Sequence[int]) -> bool:
+    """Have the config say how many blocks are left, and of which kinds, after some of ``old`` were dropped.
+
+    Returns:
+        Whether it builds no blocks any more that were dropped; if it still does, the config is as it was.
+    """
+    before = [(part, dict(vars(part))) for _, part in _parts(model.config)]
+    own = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     built = _layout(build(model))
     for path, part in _parts(model.config):
         lists: Move = {}
@@ -65,6 +82,11 @@ def fit_depth(model: Any, old: int, keep: Sequence[int]) -> None:
         for key in counts:
             if (better := _try(model, built, {(path, key): len(keep), **lists}, {(old, len(keep))})) is not None:
                 built = better
+    fits = own >= {key for key, value in built.items() if isinstance(value, tuple)}
+    if not fits:
+        for part, values in before:
+            vars(part).update(values)
+    return fits
 
 
 def build(model: Any, config: Any = None) -> nn.Module:
@@ -117,7 +139,7 @@ def _width_moves(model: Any, old: int, new: int) -> Iterator[Move]:
         for key, value in _integers(part):
             if value == old:
                 yield {(path, key): new}
-            elif "head" in key and value > 1 and old % value == 0 and value * new % old == 0:
+            elif _counts_heads(key) and value > 1 and old % value == 0 and value * new % old == 0:
                 heads[path, key] = value * new // old
         for key in (key for key, value in vars(part).items() if value is None and key in _UNSAID_WIDTHS):
             yield {(path, key): new}
@@ -127,10 +149,14 @@ def _width_moves(model: Any, old: int, new: int) -> Iterator[Move]:
             yield {place: value}
         # Grouped-query attention has two numbers; and where the head size is not said, it follows from the heads.
         sizes = {vars(m).get("head_dim") for m in model.modules()} - {None}
-        for chosen in (heads, {place: v for place, v in heads.items() if not place[1].endswith(("dim", "size"))}):
-            yield chosen
-            if len(sizes) == 1:
-                yield {**chosen, (path, "head_dim"): next(iter(sizes))}
+        yield heads
+        if len(sizes) == 1:
+            yield {**heads, (path, "head_dim"): next(iter(sizes))}
+
+
+def _counts_heads(key: str) -> bool:
+    """Whether a number may be one of heads; the size of a head never changes here, even where that gives the same shapes."""
+    return "head" in key and not key.endswith(("dim", "size"))
 
 
 def _try(model: Any, built: dict[str, Any], move: Move, pairs: Iterable[tuple[int, int]]) -> dict[str, Any] | None:
@@ -158,6 +184,8 @@ def _try(model: Any, built: dict[str, Any], move: Move, pairs: Iterable[tuple[in
             continue
         ours, theirs = own.get(key), after.get(key)
         if not (isinstance(ours, _Number) and isinstance(theirs, _Number) and (ours.value, theirs.value) in renamed):
+            return None
+        if "head" in key.rpartition(":")[2] and not _counts_heads(key):
             return None
         stale.append(key)
     if not any(":" not in key for key in touched):

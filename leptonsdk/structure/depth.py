@@ -27,8 +27,9 @@ def drop_layers(model: Any, keep: Sequence[int]) -> None:
         keep: Indices of the blocks that stay, at least one.
 
     Raises:
-        UsageError: There is no stack, ``keep`` is empty or out of range, or a block to drop holds something that no other
-            has and all use (T5's first block the position biases).
+        UsageError: There is no stack, ``keep`` is empty or out of range, a block to drop holds something that no other
+            has and all use (T5's first block the position biases), or the config cannot say how many blocks are left. The
+            model is then as it was.
     """
     refuse_library_layers(model)
     stacks = deepest_stacks(model)
@@ -39,15 +40,29 @@ def drop_layers(model: Any, keep: Sequence[int]) -> None:
     for name, stack in stacks.items():
         _check_parts(name, stack, kept)
     for name, stack in stacks.items():
-        blocks = []
+        _put(model, name, [stack[i] for i in kept])
         for new, old in enumerate(kept):
-            for module in stack[old].modules():
-                for place in _PLACES:
-                    if vars(module).get(place) == old:
-                        setattr(module, place, new)
-            blocks.append(stack[old])
-        model.set_submodule(name, nn.ModuleList(blocks).train(stack.training))
-    fit_depth(model, depth, kept)
+            _renumber(stack[old], old, new)
+    if len(kept) < depth and not fit_depth(model, depth, kept):
+        for name, stack in stacks.items():
+            _put(model, name, list(stack))
+            for new, old in enumerate(kept):
+                _renumber(stack[old], new, old)
+        raise UsageError(f"its config cannot say that {len(kept)} of {depth} blocks are left", where=", ".join(stacks))
+
+
+def _put(model: nn.Module, name: str, blocks: Sequence[nn.Module]) -> None:
+    mode = model.get_submodule(name).training
+    stack = nn.ModuleList(blocks)
+    stack.training = mode
+    model.set_submodule(name, stack)
+
+
+def _renumber(block: nn.Module, old: int, new: int) -> None:
+    for module in block.modules():
+        for place in _PLACES:
+            if vars(module).get(place) == old:
+                setattr(module, place, new)
 
 
 def deepest_stacks(model: nn.Module) -> dict[str, nn.ModuleList]:

@@ -39,10 +39,11 @@ class Probe:
         }
 
     def rows(self, cotangent: Tensor) -> dict[str, int]:
-        """By layer, at how many positions the columns depend on its output."""
-        return {
-            name: sum(int((g != 0).any(-1).sum()) for g in found) for name, found in self._gradients(cotangent).items()
-        }
+        """By layer, at how many positions the columns depend on the output of its first call.
+
+        DeBERTa projects the embeddings of its relative positions with the same layers, after the hidden states.
+        """
+        return {name: int((found[0] != 0).any(-1).sum()) for name, found in self._gradients(cotangent).items()}
 
     def _gradients(self, cotangent: Tensor) -> dict[str, list[Tensor]]:
         flat = [leaf for leaves in self.leaves.values() for leaf in leaves]

@@ -15,10 +15,21 @@ from leptonsdk.quantization.layers import is_conv1d, linear_layers, weight_of
 from leptonsdk.structure.configs import CANNOT_BUILD, build, fit_config
 from leptonsdk.structure.removal import KEY_HEADS, QUERY_HEADS, WIDTHS
 
-__all__ = ["FILE", "Shapes", "fit_config", "load_shapes", "record_shapes", "resize", "save_shapes", "shaped_class"]
+__all__ = [
+    "FILE",
+    "Shapes",
+    "fit_config",
+    "load_shapes",
+    "plain_class",
+    "record_shapes",
+    "resize",
+    "save_shapes",
+    "shaped_class",
+]
 
 FILE = "leptonsdk_shapes.json"
 _VERSION = 1
+_MARK = "_leptonsdk_shapes"
 # The only attributes that a file may set.
 _ATTRIBUTES = frozenset({*QUERY_HEADS, *KEY_HEADS, *WIDTHS})
 
@@ -130,16 +141,25 @@ def resize(model: nn.Module, record: Shapes) -> None:
 def shaped_class(model_class: Any, record: Shapes) -> Any:
     """A subclass of a model class that builds models of recorded shapes.
 
-    transformers' own ``from_pretrained`` loads weights into it, with all that it does to their names. Afterwards the
-    model's ``__class__`` can be set back.
+    transformers' own ``from_pretrained`` loads weights into it, with all that it does to their names. Give the loaded model
+    to `plain_class`. Without a record it is the class itself.
     """
+    if not record:
+        return model_class
 
     def __init__(self: Any, config: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807
         model_class.__init__(self, config, *args, **kwargs)
         resize(self, record)
 
     names = {"__init__": __init__, "__module__": model_class.__module__, "__doc__": model_class.__doc__}
-    return type(model_class.__name__, (model_class,), names)
+    return type(model_class.__name__, (model_class,), {**names, _MARK: record})
+
+
+def plain_class(model: Any) -> Any:
+    """The same model, as one of the architecture's own class again."""
+    if _MARK in vars(type(model)):
+        model.__class__ = type(model).__base__
+    return model
 
 
 def _like(layer: nn.Module, outputs: int, inputs: int) -> nn.Module:

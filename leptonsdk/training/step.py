@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
 from leptonsdk.checkpoint import Checkpoint
@@ -68,6 +68,7 @@ def train(
         compression=compression,
         callbacks=[_Progress(context)],
     )
+    trainer.remove_callback(PrinterCallback)
     folder = Path(arguments.output_dir)
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)) if folder.is_dir() else None)
     model: Any = trainer.finalize()

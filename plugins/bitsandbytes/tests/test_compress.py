@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 import leptonsdk as lepton
 from leptonsdk.errors import CheckpointError, UsageError
 from leptonsdk.evaluation.weights import profile_safetensors
+from leptonsdk.structure import find_units, remove_neurons
 
 ALL = ["llama", "gpt2", "bert", "vit", "t5", "whisper"]
 FOUR_BITS = [{"quant_type": kind, "double_quantization": double} for kind in ("nf4", "fp4") for double in (True, False)]
@@ -36,6 +37,21 @@ def test_models_of_every_kind_run_close_to_their_source_and_reload_exactly(tiny,
     again = lepton.load_model(tmp_path / "saved", task=source.task)
     assert torch.equal(tiny.logits(again.model, name), found)
     assert quantized_layers(again.model) == quantized_layers(smaller.model)
+
+
+def test_a_model_with_neurons_removed_reloads_and_becomes_floats_again(tiny, inputs, tmp_path):
+    source = tiny.checkpoint("bert")
+    _, ffns = find_units(source.model, inputs("bert"))
+    remove_neurons(source.model, ffns[0], range(64))  # only in the first layer, which no config can say
+    smaller = tiny.compress(source, quant_type="nf4")
+    expected = tiny.logits(smaller.model, "bert")
+    smaller.save(tmp_path / "saved")
+    again = lepton.load_model(tmp_path / "saved", task=source.task)
+    assert type(again.model) is type(source.model)
+    assert torch.equal(tiny.logits(again.model, "bert"), expected)
+    floats = again.dequantized().model
+    assert floats.get_submodule(ffns[0].down).weight.shape == (64, 64)
+    assert type(floats) is type(source.model)
 
 
 def test_the_given_checkpoint_stays_as_it_was(tiny, tmp_path):

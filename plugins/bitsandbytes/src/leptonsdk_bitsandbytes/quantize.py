@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import transformers
 
+from leptonsdk.checkpoint import load_like
 from leptonsdk.errors import UsageError
 from leptonsdk.hooks import StepContext
 from leptonsdk.quantization import refuse_library_layers
@@ -55,7 +56,7 @@ def quantize(checkpoint: Checkpoint, config: BitsAndBytesCompressorConfig, conte
 
 def _load(model: Any, folder: Path, device: str, **options: Any) -> Any:
     place = {"": torch.device(device)}
-    loaded = type(model).from_pretrained(folder, dtype=model.dtype, device_map=place, use_safetensors=True, **options)
+    loaded = load_like(model, folder, dtype=model.dtype, device_map=place, use_safetensors=True, **options)
     return loaded.eval()
 
 

@@ -37,6 +37,9 @@ class MovementPruningConfig(PluginConfig):
     )
     warmup: float = Field(0.1, ge=0, lt=1, description="Share of the steps before pruning begins")
     cooldown: float = Field(0.3, ge=0, lt=1, description="Share of the steps that are left when it ends")
+    freeze: bool = Field(
+        True, description="Masks stay as they are once the final sparsity is reached: what is left is tuned undisturbed"
+    )
     budget: Literal["layer", "global"] | None = Field(
         None,
         description="Each layer loses the same share, so that all keep one width (layer), or the lowest scores of all layers "

@@ -45,11 +45,12 @@ class Mask(nn.Module):
             self.scores = nn.Parameter(torch.zeros(counts))
         self.learnt, self.counts = learnt, counts
         self.register_buffer("threshold", torch.tensor(float("-inf")))
-        if not learnt:
-            self.register_buffer("kept", torch.ones(counts))
+        self.register_buffer("kept", torch.ones(counts))
+        self.register_buffer("frozen", torch.tensor(False))
 
     threshold: Tensor
     kept: Tensor
+    frozen: Tensor
 
     def current(self, weight: Tensor) -> Tensor:
         """The scores ``[rows, columns]`` of cells."""
@@ -61,7 +62,7 @@ class Mask(nn.Module):
 
     def mask(self) -> Tensor:
         """1 and 0 ``[rows, columns]`` of cells; its gradient is the scores'."""
-        if not self.learnt:
+        if not self.learnt or bool(self.frozen):
             return self.kept
         mask: Tensor = _Kept.apply(self.scores, self.threshold)  # type: ignore[no-untyped-call]
         return mask
@@ -76,8 +77,11 @@ class Mask(nn.Module):
     def cut(self, weight: Tensor, threshold: Tensor) -> None:
         """Keep what has this score at least."""
         self.threshold.copy_(threshold)
-        if not self.learnt:
-            self.kept.copy_(self.current(weight) >= threshold)
+        self.kept.copy_(self.current(weight) >= threshold)
+
+    def freeze(self) -> None:
+        """The mask stays as it is now: scores learn no more."""
+        self.frozen.fill_(True)
 
     @property
     def sparsity(self) -> float:

@@ -69,6 +69,8 @@ class Pruning:
         with torch.no_grad():
             for structure, share in sparsity.items():
                 members = [masked for masked in self.masked if masked.structure == structure]
+                if bool(members[0].mask.frozen):
+                    continue
                 scores = [masked.scores() for masked in members]
                 common = None
                 if self._config.resolved_budget == "global":
@@ -78,6 +80,8 @@ class Pruning:
                     if structure in UNITS:
                         threshold = self._whole(structure, own, threshold)
                     masked.mask.cut(masked.weight, threshold)
+                    if exact and self._config.freeze:
+                        masked.mask.freeze()
 
     def logs(self) -> dict[str, float]:
         """Sparsity of each structure."""
