@@ -19,7 +19,7 @@ import leptonsdk as lepton
 from leptonsdk.evaluation.weights import profile_safetensors
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-LENGTH, PAUSE, CLIPS, CALIBRATION = 8, 0.25, 240, 64
+LENGTH, PAUSE, CLIPS, CALIBRATION = 8, 0.25, 180, 64
 MAX_DROP = 0.03
 VARIANTS: dict[str, dict[str, Any]] = {
     "rtn 8 bits": {"bit_width": 8},

@@ -18,7 +18,14 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import AutoConfig, AutoFeatureExtractor, AutoImageProcessor, AutoProcessor, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoFeatureExtractor,
+    AutoImageProcessor,
+    AutoProcessor,
+    AutoTokenizer,
+    GenerationConfig,
+)
 
 from leptonsdk.artifact import sha256
 from leptonsdk.errors import CheckpointError, UsageError, did_you_mean, first_line
@@ -269,6 +276,8 @@ def _load_model(
                 None, config=config, state_dict=state, dtype=dtype, output_loading_info=True
             )
             quantized = integers_by_module(model, integers)
+            if model.can_generate() and (folder / "generation_config.json").is_file():
+                model.generation_config = GenerationConfig.from_pretrained(folder)  # not read with a state dict
         else:
             if section:
                 options = {**options, "device_map": {"": torch.device(device)}}  # where its layers are put together

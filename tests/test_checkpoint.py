@@ -110,3 +110,14 @@ def test_a_plain_transformers_model_can_be_quantized(bert_folder: Path) -> None:
     smaller = lepton.quantize_model(AutoModelForSequenceClassification.from_pretrained(bert_folder), 8)
     assert smaller.task == "text-classification"
     assert smaller.quantized
+
+
+def test_a_packed_model_generates_as_its_folder_says(tmp_path: Path, llama_folder: Path) -> None:
+    """Whisper's limit, suppressed and forced tokens stand there, not in its config."""
+    smaller = lepton.quantize_model(llama_folder, bit_width=8)
+    smaller.model.generation_config.max_length = 37
+    smaller.model.generation_config.suppress_tokens = [5, 6]
+    lepton.save_model(smaller, tmp_path / "a")
+    again = lepton.load_model(tmp_path / "a")
+    assert again.model.generation_config.max_length == 37
+    assert again.model.generation_config.suppress_tokens == [5, 6]
