@@ -1,0 +1,125 @@
+"""Recipes that train: pruned and distilled, removed, exported, judged; killed and resumed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import leptonsdk as lepton
+from leptonsdk.pipeline.store import read_run
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+
+
+def content(model: Path, tsv: Path, **train: Any) -> dict[str, Any]:
+    return {
+        "version": 1,
+        "model": {"id": str(model)},
+        "data": {"train": {"path": str(tsv)}, "eval": {"path": str(tsv)}, "calibration": {"path": str(tsv)}},
+        "steps": [
+            {
+                "train": {
+                    "args": {"num_train_epochs": 1, "per_device_train_batch_size": 4, **train},
+                    "with": [
+                        {"movement_pruning": {"final_sparsity": 0.5, "budget": "global"}},
+                        {"distillation": {"hidden": 1.0}},
+                    ],
+                }
+            }
+        ],
+        "export": [{"onnxruntime": {"precision": "int8-static"}}],
+        "profile": {"turns": 5, "latency": [{"batch_size": 2, "sequence_length": 8}]},
+        "gate": {"accuracy": {"max_drop": 0.99}, "size": {"max_bytes": 10_000_000}},
+    }
+
+
+def test_the_digits_recipe_trains_removes_and_exports(tmp_path: Path) -> None:
+    """The README's recipe, with fewer epochs."""
+    model = tmp_path / "vit"
+    made = [sys.executable, str(RECIPES / "digits_vit.py"), "--out", str(model), "--epochs", "8"]
+    subprocess.run(made, check=True, capture_output=True)
+    run = lepton.compress(
+        RECIPES / "digits-vit-joint.yaml",
+        tmp_path / "run",
+        overrides=[
+            f"model.id={model}",
+            "steps.0.train.args.num_train_epochs=8",
+            "profile.turns=5",
+            "gate.accuracy.max_drop=0.1",
+        ],
+    )
+    assert run.verdict == "pass", run.state["conditions"]
+    smaller = lepton.load_model(tmp_path / "run" / "steps" / "01-train", task="image-classification")
+    layer = smaller.model.vit.layers[0]
+    assert layer.mlp.fc1.out_features == 64
+    assert layer.attention.q_proj.out_features == 32
+
+
+def test_widths_that_differ_are_exported_and_load_again(tmp_path: Path, bert_folder: Path, tsv: Path) -> None:
+    run = lepton.compress(content(bert_folder, tsv), tmp_path / "run")
+    assert run.verdict == "pass", run.state["conditions"]
+    assert (tmp_path / "run" / "steps" / "01-train" / "leptonsdk_shapes.json").is_file()
+    again = lepton.compress(content(bert_folder, tsv), tmp_path / "run")
+    assert not again.worked
+
+
+def test_a_killed_training_goes_on(tmp_path: Path, bert_folder: Path, tsv: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(content(bert_folder, tsv, num_train_epochs=400, save_steps=5)), encoding="utf-8")
+    command = [sys.executable, "-m", "leptonsdk.cli", "run", str(recipe), "--out", str(tmp_path / "run")]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 120
+        while not list((tmp_path / "run").rglob("checkpoint-*/trainer_state.json")):
+            assert time.monotonic() < deadline, "no checkpoint was written"
+            assert process.poll() is None, "it ended before it could be killed"
+            time.sleep(0.2)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=400)
+    assert done.returncode == 0, done.stdout + done.stderr
+    state = read_run(tmp_path / "run")
+    assert state is not None
+    assert state["verdict"] == "pass"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"args": {"num_train_epoch": 1}}, "has no 'num_train_epoch'.*num_train_epochs"),
+        ({"args": {"output_dir": "x"}}, "'output_dir' is for the run to decide"),
+        ({"with": [{"rtn": {"bit_width": 8}}]}, "does not act inside a training run"),
+        ({"with": [{"movement_prunning": {}}]}, "no compressor named 'movement_prunning'.*movement_pruning"),
+        ({"with": [{"movement_pruning": {"final_sparsity": 2}}]}, "less than 1"),
+        ({"wiht": []}, "unknown key 'wiht'"),
+    ],
+)
+def test_wrong_training_steps_are_named(
+    tmp_path: Path, bert_folder: Path, tsv: Path, change: dict[str, Any], message: str
+) -> None:
+    recipe = content(bert_folder, tsv)
+    recipe["steps"][0]["train"].update(change)
+    with pytest.raises(lepton.RecipeError, match=f"(?s){message}"):
+        lepton.plan(recipe)
+
+
+def test_training_needs_data_and_floats(bert_folder: Path, tsv: Path) -> None:
+    recipe = content(bert_folder, tsv)
+    del recipe["data"]["train"]
+    recipe["steps"].insert(0, {"rtn": {"bit_width": 8}})
+    recipe["steps"].append({"movement_pruning": {"final_sparsity": 0.5}})
+    with pytest.raises(lepton.RecipeError) as caught:
+        lepton.plan(recipe)
+    found = "\n".join(map(str, caught.value.problems))
+    assert "it needs training data" in found
+    assert "quantized weights cannot be trained" in found
+    assert "it acts inside a training run" in found
