@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from leptonsdk_distillation import Distillation  # ←
+from leptonsdk_movement_pruning import MovementPruning  # ←
 from transformers import TrainingArguments, ViTForImageClassification, ViTImageProcessorPil
 
 from leptonsdk.data.digits import Digits
 from leptonsdk.training import CompressionTrainer  # ← instead of transformers.Trainer
-from leptonsdk_distillation import Distillation  # ←
-from leptonsdk_movement_pruning import MovementPruning  # ←
 
 
 def main() -> None:
