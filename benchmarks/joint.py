@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from common import arguments, markdown, write_results
+from rich.console import Console
 
 import leptonsdk as lepton
 from leptonsdk.api import installed_plugins
@@ -38,7 +39,7 @@ def main() -> None:
     dev, train = data / "dev.tsv", data / "train.tsv"
     overrides = [f"model.id={folder}", f"data.eval={{path: {dev}}}"]
     overrides += [f"data.{name}={{path: {train}}}" for name in ("train", "calibration")]
-    run = lepton.compress(RECIPE, work / "run", overrides=[*overrides, *options.sets], display=RichDisplay())
+    run = lepton.compress(RECIPE, work / "run", overrides=[*overrides, *options.sets], display=RichDisplay(Console()))
 
     source = lepton.load_model(folder)
     trimmed = lepton.load_model(work / "run" / "steps" / "01-trim_vocabulary", task=source.task)
