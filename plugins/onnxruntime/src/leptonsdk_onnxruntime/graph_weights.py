@@ -10,6 +10,7 @@ import onnx_ir as ir
 from leptonsdk.hooks import WeightProfile
 from leptonsdk_onnxruntime.quantize_blocks import ZERO
 from leptonsdk_onnxruntime.quantize_graph import QUANTIZED, SCALE, ZERO_POINT
+from leptonsdk_onnxruntime.quantize_tables import INT4, unpack_4_bits
 
 _FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
 
@@ -24,8 +25,11 @@ def weight_profile(path: Path) -> WeightProfile:
         if name.endswith((SCALE, ZERO_POINT)):
             bits += tensor.nbytes * 8
         elif name.endswith(QUANTIZED) or (tensor.dtype in _FLOATS and tensor.size > 1):
-            parameters += tensor.size
-            zero = ZERO if tensor.dtype == ir.DataType.UINT8 else 0
-            zeros += int(np.count_nonzero(tensor.numpy() == zero))
+            array = tensor.numpy()
+            if name.endswith(f"{INT4}{QUANTIZED}"):
+                array = unpack_4_bits(array)
+            parameters += array.size
+            zero = ZERO if array.dtype == np.uint8 else 0
+            zeros += int(np.count_nonzero(array == zero))
             bits += tensor.nbytes * 8
     return WeightProfile(parameters, zeros, bits)
