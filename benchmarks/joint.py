@@ -42,20 +42,24 @@ def main() -> None:
     run = lepton.compress(RECIPE, work / "run", overrides=[*overrides, *options.sets], display=RichDisplay(Console()))
 
     source = lepton.load_model(folder)
-    trimmed = lepton.load_model(work / "run" / "steps" / "01-trim_vocabulary", task=source.task)
-    ledger: dict[str, Any] = {"torch fp32": source}
-    for name, model, embeddings in (
-        ("int8", source, "int8"),
-        ("+ 4-bit embeddings", source, "int4"),
-        ("+ trimmed vocabulary", trimmed, "int4"),
-    ):
+    steps = {name: work / "run" / "steps" / name for name in ("01-trim_vocabulary", "02-train")}
+    trimmed, pruned = (lepton.load_model(place, task=source.task) for place in steps.values())
+
+    def exported(name: str, model: Any, embeddings: str) -> lepton.Artifact:
         place = work / name.strip("+ ").replace(" ", "-")
         if not (place / "leptonsdk.json").is_file():
             calibration, samples = DataSpec(path=str(train), limit=512), DataSpec(path=str(dev), limit=64)
             more = {"calibration": calibration, "samples": samples, "embeddings": embeddings}
             lepton.export(model, "onnxruntime", place, precision="int8-static", **more)
-        ledger[name] = lepton.Artifact.open(place)
-    ledger["+ heads and neurons pruned, distilled"] = run.artifact()
+        return lepton.Artifact.open(place)
+
+    ledger: dict[str, Any] = {
+        "torch fp32": source,
+        "int8": exported("int8", source, "int8"),
+        "+ trimmed vocabulary": exported("+ trimmed vocabulary", trimmed, "int8"),
+        "+ heads and neurons pruned, distilled": run.artifact(),
+        "+ 4-bit embeddings": exported("+ 4-bit embeddings", pruned, "int4"),
+    }
 
     plugins, threads = installed_plugins(), available_threads()
     rows = load_data(DataSpec(path=str(dev)), plugins.get("evaluator", source.task), plugins)
@@ -97,7 +101,7 @@ def main() -> None:
     parts = [
         markdown(table),
         f"Accuracy on all {len(rows)} rows of dev. Latency at sequence {LENGTH}, {threads} threads, {options.turns} turns: medians "
-        "of turns with quartiles; ratios with 95 % intervals. Each row adds one part of the recipe to the row above it. The training "
+        "of turns with quartiles; ratios with 95 % intervals. Each row adds one part to the row above it; the last but one is the recipe's artifact. The training "
         f"took {step['seconds'] / 60:.0f} minutes. Settings: `{' '.join(options.sets) or 'as the recipe has them'}`.",
     ]
     command = "python benchmarks/joint.py --data-dir DATA_DIR --models-dir MODELS_DIR"
