@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from leptonsdk.structure.units import Attention, FeedForward
 
 if TYPE_CHECKING:
-    from leptonsdk.structure.depth import drop_layers
+    from leptonsdk.structure.depth import deepest_stacks, drop_layers
     from leptonsdk.structure.finding import find_units
     from leptonsdk.structure.removal import remove_heads, remove_neurons
     from leptonsdk.structure.samples import sample_inputs
@@ -25,6 +25,7 @@ __all__ = [
     "Attention",
     "FeedForward",
     "Shapes",
+    "deepest_stacks",
     "drop_layers",
     "find_units",
     "fit_config",
@@ -39,6 +40,7 @@ __all__ = [
 
 _HEAVY = {
     "Shapes": "shapes",
+    "deepest_stacks": "depth",
     "drop_layers": "depth",
     "find_units": "finding",
     "fit_config": "shapes",

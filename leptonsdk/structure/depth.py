@@ -17,7 +17,7 @@ from leptonsdk.structure.units import check_keep
 _PLACES = ("layer_idx", "layer_index", "layer_id", "layer_number")
 
 
-def drop_layers(model: Any, keep: Sequence[int]) -> None:
+def drop_layers(model: Any, keep: Sequence[int], part: str | None = None) -> None:
     """Keep some blocks of the deepest stack of blocks, in place; where several stacks are as deep, of each of them.
 
     The blocks are numbered anew, and the config says how many are left.
@@ -25,6 +25,7 @@ def drop_layers(model: Any, keep: Sequence[int]) -> None:
     Args:
         model: In memory.
         keep: Indices of the blocks that stay, at least one.
+        part: Look in modules of this name only: ``encoder`` or ``decoder`` of a model that has both.
 
     Raises:
         UsageError: There is no stack, ``keep`` is empty or out of range, a block to drop holds something that no other
@@ -32,7 +33,7 @@ def drop_layers(model: Any, keep: Sequence[int]) -> None:
             model is then as it was.
     """
     refuse_library_layers(model)
-    stacks = deepest_stacks(model)
+    stacks = deepest_stacks(model, part)
     depth = len(next(iter(stacks.values()), ()))
     if depth < 2:
         raise UsageError("it has no stack of blocks", where=type(model).__name__)
@@ -65,12 +66,18 @@ def _renumber(block: nn.Module, old: int, new: int) -> None:
                 setattr(module, place, new)
 
 
-def deepest_stacks(model: nn.Module) -> dict[str, nn.ModuleList]:
-    """The longest lists of modules, by name, that are not inside another and whose members all have linear layers."""
+def deepest_stacks(model: nn.Module, part: str | None = None) -> dict[str, nn.ModuleList]:
+    """The longest lists of modules, by name, that are not inside another and whose members all have linear layers.
+
+    Args:
+        model: Of any kind.
+        part: Look in modules of this name only.
+    """
     found: dict[str, nn.ModuleList] = {}
     for name, module in model.named_modules():
         inside = any(name.startswith(f"{outer}.") for outer in found)
-        if isinstance(module, nn.ModuleList) and not inside and all(linear_layers(block) for block in module):
+        meant = part is None or part in name.split(".")
+        if isinstance(module, nn.ModuleList) and meant and not inside and all(map(linear_layers, module)):
             found[name] = module
     depth = max(map(len, found.values()), default=0)
     return {name: stack for name, stack in found.items() if len(stack) == depth}

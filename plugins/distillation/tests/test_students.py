@@ -81,7 +81,7 @@ def test_what_cannot_be_cut(tiny: Any) -> None:
     for layers in (0, 5, [], [2, 1], [4]):
         with pytest.raises(UsageError, match="blocks"):
             make_student(model, layers)
-    with pytest.raises(UsageError, match="relative_attention_bias.*block 0"):
+    with pytest.raises(UsageError, match="block 0 holds.*relative_attention_bias"):
         make_student(model, [1, 2])
     with pytest.raises(UsageError, match="no decoder"):
         make_student(tiny.build("classifier"), 1, decoder_layers=1)
