@@ -51,6 +51,7 @@ class CompressionTrainerMixin(_Mixed):  # type: ignore[misc]
         model = args[0] if args else kwargs.pop("model", None)
         for compressor in self.compression:
             model = compressor.student(model)
+        self._use_cache = getattr(getattr(model, "config", None), "use_cache", None)
         super().__init__(model, *args[1:], **kwargs)
         self.compression_context = StepContext(
             seed=self.args.seed, folder=Path(self.args.output_dir) / "compression", device=str(self.args.device)
@@ -136,13 +137,15 @@ class CompressionTrainerMixin(_Mixed):  # type: ignore[misc]
                 logs = {**logs, **compressor.logs()}
         super().log(logs, *args, **kwargs)
 
-    def finalize(self) -> nn.Module:
+    def finalize(self) -> Any:
         """The model with every compressor's work done: plain modules, smaller where something was removed."""
-        model: nn.Module = self.accelerator.unwrap_model(self.model)
+        model: Any = self.accelerator.unwrap_model(self.model)
         for compressor in self.compression:
             compressor.update(self.compression_progress)
         for compressor in self.compression:
             model = compressor.finalize(model, self.compression_context)
+        if self._use_cache is not None:
+            model.config.use_cache = self._use_cache  # the Trainer's own choice is for its forwards only
         self.compression, self._groups, self.optimizer = (), [], None
         self.model = self.model_wrapped = model
         return model

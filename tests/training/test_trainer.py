@@ -182,6 +182,12 @@ def test_evaluation_is_of_the_task_alone(kit: Any, tmp_path: Path) -> None:
         assert loss == pytest.approx(float(trainer.model.eval()(**batch).loss), abs=1e-5)
 
 
+def test_a_decoder_keeps_its_cache(kit: Any, tmp_path: Path) -> None:
+    """The Trainer turns the config's use_cache off, and a saved model would generate without one."""
+    trainer = train(kit, tmp_path, [kit.Shrinker()], language=True)
+    assert trainer.finalize().config.use_cache is True
+
+
 def test_model_init_is_refused(kit: Any, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="model_init"):
         CompressionTrainer(
