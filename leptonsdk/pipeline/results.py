@@ -283,8 +283,8 @@ def public_recipe(execution: _Execution) -> dict[str, Any]:
 def ledger(execution: _Execution, files: Mapping[str, Any]) -> list[dict[str, Any]]:
     """What each step gave and cost: values, their change since the step before, bytes."""
     rows: list[dict[str, Any]] = []
-    steps = [("baseline", "source"), *((s.name, "compress") for s in execution.plan.steps)]
-    steps += [(s.name, "export") for s in execution.plan.exports]
+    steps = [("baseline", "source"), *((s.name, s.kind) for s in execution.plan.steps)]
+    steps += [(s.name, s.kind) for s in execution.plan.exports]
     before: dict[str, float] = {}
     for name, kind in steps:
         values = execution.store.state["work"][f"scores/{name}"]["noted"]["values"]

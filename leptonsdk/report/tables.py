@@ -9,7 +9,7 @@ from typing import Any, Final
 from leptonsdk.report import format as fmt
 from leptonsdk.report.models import MetricInfo, Model, Models, public
 
-_KINDS: Final = {"source": "source model", "compress": "compressed", "export": "exported"}
+_KINDS: Final = {"source": "source model", "compress": "compressed", "train": "trained", "export": "exported"}
 # What backends note of an export's parity, as people call it; other keys are shown by their own names.
 _PARITY: Final = {
     "max_abs_diff": "largest difference",
