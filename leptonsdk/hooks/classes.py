@@ -116,10 +116,10 @@ class PostTrainingCompressor(Compressor[ConfigT]):
 class TrainingCompressor(Compressor[ConfigT]):
     """Acts inside a Trainer run, beside others, in the order in which they are given.
 
-    `student` comes first, then `prepare`, once; then `parameter_groups`, before the optimizer is made; `update` before every optimizer step
-    and `loss` for every batch; `finalize` last. Whatever must survive an interruption is a parameter or a buffer of the model
-    (`prepare` adds it), so that the Trainer's own checkpoints hold it and every process of a distributed run has the same;
-    schedules follow from `update`'s progress alone.
+    `student` comes first, then `prepare`, once; then `parameter_groups`, before the optimizer is made; `update` at the start
+    and after every optimizer step, and `loss` for every batch; `finalize` last. Whatever must survive an interruption is a
+    parameter or a buffer of the model (`prepare` adds it), so that the Trainer's own checkpoints hold it and every process
+    of a distributed run has the same; schedules follow from `update`'s progress alone.
     """
 
     def student(self, model: nn.Module) -> nn.Module:

@@ -106,25 +106,14 @@ def _resolve(
         path: Path_ = (section, index)
         if isinstance(entry, str):
             entry = {entry: {}}
-        if not isinstance(entry, dict) or len(entry) != 1:
-            if isinstance(entry, dict):
-                problems.append(source.problem(path, f"each entry names one {plugin_kind}, this one {len(entry)}"))
+        if kind == "compress" and isinstance(entry, dict) and list(entry) == [TRAIN]:
+            resolved.append(_resolve_train(entry[TRAIN] or {}, index, source, plugins, problems))
+            continue
+        found = _resolve_plugin(entry, plugin_kind, path, source, plugins, problems)
+        if found is None:
             resolved.append(None)
             continue
-        ((name, options),) = entry.items()
-        if name == TRAIN and kind == "compress":
-            resolved.append(_resolve_train(options or {}, index, source, plugins, problems))
-            continue
-        if name not in plugins.names(plugin_kind):
-            problems.append(
-                source.problem((*path, name), f"no {plugin_kind} named '{name}'", plugins.advice(plugin_kind, name))
-            )
-            resolved.append(None)
-            continue
-        config = _validate(plugins.get(plugin_kind, name).config_class, options or {}, (*path, name), source, problems)
-        if config is None:
-            resolved.append(None)
-            continue
+        name, config = found
         label = f"{index + 1:02d}-{name}" if kind == "compress" else f"{name}-{getattr(config, 'precision', 'default')}"
         if label in taken:
             problems.append(source.problem(path, f"'{label}' is exported twice"))
@@ -132,6 +121,22 @@ def _resolve(
         owner = plugins.owner(plugin_kind, name)
         resolved.append(Step(label, kind, name, config, owner.distribution, owner.version))
     return resolved
+
+
+def _resolve_plugin(
+    entry: Any, kind: str, path: Path_, source: RecipeSource, plugins: Plugins, problems: list[Problem]
+) -> tuple[str, PluginConfig] | None:
+    """The plugin that an entry names and its validated config; None where there is a problem."""
+    if not isinstance(entry, dict) or len(entry) != 1:
+        if isinstance(entry, dict):
+            problems.append(source.problem(path, f"each entry names one {kind}, this one {len(entry)}"))
+        return None
+    ((name, options),) = entry.items()
+    if name not in plugins.names(kind):
+        problems.append(source.problem((*path, name), f"no {kind} named '{name}'", plugins.advice(kind, name)))
+        return None
+    config = _validate(plugins.get(kind, name).config_class, options or {}, (*path, name), source, problems)
+    return None if config is None else (name, config)
 
 
 def _resolve_train(
@@ -145,18 +150,10 @@ def _resolve_train(
     parts = []
     for position, entry in enumerate(config.compressors):
         place: Path_ = (*path, "with", position)
-        if len(entry) != 1:
-            problems.append(source.problem(place, f"each entry names one compressor, this one {len(entry)}"))
-            continue
-        ((name, part),) = entry.items()
-        if name not in plugins.names("compressor"):
-            advice = plugins.advice("compressor", name)
-            problems.append(source.problem((*place, name), f"no compressor named '{name}'", advice))
-            continue
-        made = _validate(plugins.get("compressor", name).config_class, part, (*place, name), source, problems)
-        if made is not None:
-            owner = plugins.owner("compressor", name)
-            parts.append(Step(name, "train", name, made, owner.distribution, owner.version))
+        found = _resolve_plugin(entry, "compressor", place, source, plugins, problems)
+        if found is not None:
+            owner = plugins.owner("compressor", found[0])
+            parts.append(Step(found[0], "train", *found, owner.distribution, owner.version))
     version = importlib.metadata.version("leptonsdk")
     return Step(f"{index + 1:02d}-{TRAIN}", "train", TRAIN, config, "leptonsdk", version, tuple(parts))
 

@@ -131,6 +131,21 @@ class GateSpec(BaseModel):
         return dict(self.__pydantic_extra__ or {})
 
 
+def named_entries(value: Any) -> Any:
+    """A bare name stands for a plugin with its defaults; each entry names one plugin."""
+    if not isinstance(value, list):
+        return value
+    entries: list[Any] = []
+    for entry in value:
+        if isinstance(entry, str):
+            entries.append({entry: {}})
+        elif isinstance(entry, dict):
+            entries.append({name: {} if config is None else config for name, config in entry.items()})
+        else:
+            entries.append(entry)
+    return entries
+
+
 class Recipe(_Strict):
     """What the user asks for."""
 
@@ -150,15 +165,4 @@ class Recipe(_Strict):
     @field_validator("steps", "export", mode="before")
     @classmethod
     def _named(cls, value: Any) -> Any:
-        """A bare name stands for a plugin with its defaults; each entry names one plugin."""
-        if not isinstance(value, list):
-            return value
-        entries: list[Any] = []
-        for entry in value:
-            if isinstance(entry, str):
-                entries.append({entry: {}})
-            elif isinstance(entry, dict):
-                entries.append({name: {} if config is None else config for name, config in entry.items()})
-            else:
-                entries.append(entry)
-        return entries
+        return named_entries(value)

@@ -12,6 +12,7 @@ from pydantic import ConfigDict, Field, field_validator
 
 from leptonsdk.errors import did_you_mean
 from leptonsdk.hooks import PluginConfig
+from leptonsdk.recipe.schema import named_entries
 
 TRAIN = "train"
 # What the run itself decides: where things are written, what is drawn, how progress is shown.
@@ -38,10 +39,7 @@ class TrainConfig(PluginConfig):
     @field_validator("compressors", mode="before")
     @classmethod
     def _named(cls, value: Any) -> Any:
-        if not isinstance(value, list):
-            return value
-        entries = ({entry: {}} if isinstance(entry, str) else entry for entry in value)
-        return [{k: v or {} for k, v in e.items()} if isinstance(e, dict) else e for e in entries]
+        return named_entries(value)
 
     @field_validator("args")
     @classmethod

@@ -195,7 +195,7 @@ class CompressionTrainer(CompressionTrainerMixin, Trainer):  # type: ignore[misc
 
 
 class _Schedules(TrainerCallback):  # type: ignore[misc]
-    """Moves the compressors' schedules on before each optimizer step."""
+    """Moves the compressors' schedules on: at the start, then after each optimizer step, before evaluations and checkpoints."""
 
     def __init__(self, trainer: CompressionTrainerMixin) -> None:
         self._trainer = trainer
@@ -203,11 +203,8 @@ class _Schedules(TrainerCallback):  # type: ignore[misc]
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._update()
 
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._update()
-
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._update()  # evaluation and checkpoints come after it
+        self._update()
 
     def _update(self) -> None:
         for compressor in self._trainer.compression:

@@ -73,7 +73,7 @@ def test_widths_that_differ_are_exported_and_load_again(tmp_path: Path, bert_fol
 
 def test_a_killed_training_goes_on(tmp_path: Path, bert_folder: Path, tsv: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(yaml.safe_dump(content(bert_folder, tsv, num_train_epochs=120, save_steps=5)), encoding="utf-8")
+    recipe.write_text(yaml.safe_dump(content(bert_folder, tsv, num_train_epochs=400, save_steps=5)), encoding="utf-8")
     command = [sys.executable, "-m", "leptonsdk.cli", "run", str(recipe), "--out", str(tmp_path / "run")]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     try:
@@ -81,7 +81,7 @@ def test_a_killed_training_goes_on(tmp_path: Path, bert_folder: Path, tsv: Path)
         while not list((tmp_path / "run").rglob("checkpoint-*/trainer_state.json")):
             assert time.monotonic() < deadline, "no checkpoint was written"
             assert process.poll() is None, "it ended before it could be killed"
-            time.sleep(0.2)
+            time.sleep(0.02)
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()

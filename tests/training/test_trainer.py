@@ -130,7 +130,7 @@ def test_a_resumed_run_ends_with_the_same_weights(kit: Any, tmp_path: Path) -> N
     shrinker = kit.Shrinker()
     second = CompressionTrainer(kit.classifier(seed=9), args, train_dataset=kit.rows(), compression=[shrinker])
     second.train(resume_from_checkpoint=True)
-    assert shrinker.seen[1] == 4 / 16
+    assert shrinker.seen[:2] == [4 / 16, 5 / 16]
     assert_close(weights(whole), weights(second), 0)
 
 
