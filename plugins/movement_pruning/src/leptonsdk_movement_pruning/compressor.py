@@ -39,6 +39,7 @@ class MovementPruning(TrainingCompressor[MovementPruningConfig]):
     def __init__(self, config: MovementPruningConfig | None = None, **fields: Any) -> None:
         super().__init__(MovementPruningConfig(**fields) if config is None else config)
         self._pruning: Pruning | None = None
+        self._sparsity: dict[str, float] = {}
 
     @property
     def pruning(self) -> Pruning:
@@ -65,10 +66,10 @@ class MovementPruning(TrainingCompressor[MovementPruningConfig]):
 
     def update(self, progress: float) -> None:
         config = self.config
-        exact = self.settled(progress)
-        self.pruning.cut(
-            {s: cubic(progress, config.sparsity(s), config.warmup, config.cooldown) for s in config.structure}, exact
-        )
+        self._sparsity = {
+            s: cubic(progress, config.sparsity(s), config.warmup, config.cooldown) for s in config.structure
+        }
+        self.pruning.cut(self._sparsity, exact=self.settled(progress) and config.freeze)
 
     def settled(self, progress: float) -> bool:
         return progress >= 1 - self.config.cooldown
@@ -78,4 +79,5 @@ class MovementPruning(TrainingCompressor[MovementPruningConfig]):
 
     def finalize(self, model: nn.Module, context: StepContext) -> nn.Module:
         """The model without masks, and without the heads and neurons that they left nothing of."""
+        self.pruning.cut(self._sparsity, exact=True)
         return self.pruning.finish(model)

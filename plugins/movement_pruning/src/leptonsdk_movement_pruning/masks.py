@@ -27,6 +27,22 @@ class _Kept(torch.autograd.Function):
         return gradients[0], None
 
 
+class _KeptWeights(torch.autograd.Function):
+    """`_Kept` times the weight, where each weight has a score of its own: one pass over both, and no mask in memory."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, scores: Tensor, threshold: Tensor) -> Tensor:
+        ctx.save_for_backward(weight, scores, threshold)
+        return torch.where(scores >= threshold, weight, 0)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        weight, scores, threshold = ctx.saved_tensors
+        gradient = gradients[0]
+        weights = torch.where(scores >= threshold, gradient, 0) if ctx.needs_input_grad[0] else None
+        return weights, gradient * weight if ctx.needs_input_grad[1] else None, None
+
+
 class Mask(nn.Module):
     """Multiplies a weight ``[out, in]`` with the mask of its scores.
 
@@ -57,6 +73,8 @@ class Mask(nn.Module):
         if self.learnt:
             return self.scores.detach()
         weight = (weight.t() if self._transposed else weight).detach().abs()
+        if self._cells == (1, 1):
+            return weight
         rows, columns = self.counts
         return weight.reshape(rows, self._cells[0], columns, self._cells[1]).mean((1, 3))
 
@@ -68,6 +86,10 @@ class Mask(nn.Module):
         return mask
 
     def forward(self, weight: Tensor) -> Tensor:
+        if self.learnt and self._cells == (1, 1) and not bool(self.frozen):
+            scores = self.scores.t() if self._transposed else self.scores
+            masked: Tensor = _KeptWeights.apply(weight, scores, self.threshold)  # type: ignore[no-untyped-call]
+            return masked
         mask = self.mask()
         for dimension, size in enumerate(self._cells):
             if size > 1:
@@ -77,10 +99,12 @@ class Mask(nn.Module):
     def cut(self, weight: Tensor, threshold: Tensor) -> None:
         """Keep what has this score at least."""
         self.threshold.copy_(threshold)
-        self.kept.copy_(self.current(weight) >= threshold)
+        if not self.learnt:
+            self.kept.copy_(self.current(weight) >= threshold)
 
     def freeze(self) -> None:
         """The mask stays as it is now: scores learn no more."""
+        self.kept.copy_(self.mask())
         self.frozen.fill_(True)
 
     @property
