@@ -254,9 +254,10 @@ def export(
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError("it exists and is not empty", where=str(folder), hint="name a new folder")
-    if exporter.calibration() == "required" and calibration is None:
+    checkpoint = as_checkpoint(model, task)
+    if exporter.calibration() == "required" and calibration is None and not checkpoint.input_scales:
         raise UsageError(f"precision {precision} needs calibration data", where=f"backend {backend}", hint="give some")
-    checkpoint = as_checkpoint(model, task).dequantized()
+    checkpoint = checkpoint.dequantized()
     with tempfile.TemporaryDirectory() as scratch:
         context = StepContext(
             seed=seed,
@@ -383,14 +384,12 @@ def as_checkpoint(model: Any, task: str | None = None) -> Checkpoint:
     """A checkpoint from a checkpoint, a transformers model, or a reference."""
     from transformers import PreTrainedModel
 
-    from leptonsdk.checkpoint import Checkpoint, Source, infer_task
+    from leptonsdk.checkpoint import Checkpoint
 
     if isinstance(model, Checkpoint):
         return model
     if isinstance(model, PreTrainedModel):
-        name = type(model).__name__
-        source = Source("memory", name, None, "")
-        return Checkpoint(model, None, task or infer_task(model.config, name), source)
+        return Checkpoint.of(model, task=task)
     if isinstance(model, Artifact) or (isinstance(model, (str, Path)) and is_artifact(model)):
         raise CheckpointError("an exported artifact cannot be compressed again", hint="start from the checkpoint")
     return load_model(model, task=task)

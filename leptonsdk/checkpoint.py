@@ -11,7 +11,7 @@ import copy
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from transformers import (
 
 from leptonsdk.artifact import sha256
 from leptonsdk.errors import CheckpointError, UsageError, did_you_mean, first_line
+from leptonsdk.quantization.activations import InputScale
 from leptonsdk.quantization.formats import (
     dtype_name,
     load_compressed,
@@ -109,6 +110,18 @@ class Checkpoint:
 
     def __post_init__(self) -> None:
         keep_state(self.model)
+
+    @classmethod
+    def of(cls, model: transformers.PreTrainedModel, *, task: str | None = None, processor: Any = None) -> Checkpoint:
+        """A model that was made in memory; its task is its architecture's."""
+        name = type(model).__name__
+        return cls(model, processor, task or _task_of([name], name), Source("memory", name, None, ""))
+
+    @property
+    def input_scales(self) -> dict[str, InputScale]:
+        """How the inputs of layers are quantized, by module name, where training (or another's file) fixed it."""
+        found = {name: getattr(tensor, "input_scale", None) for name, tensor in self.quantized.items()}
+        return {name: scale for name, scale in found.items() if scale is not None}
 
     def dequantized(self) -> Checkpoint:
         """The same in floats where transformers quantized layers itself, which no runtime but torch reads; else itself."""
@@ -357,9 +370,13 @@ def model_class_for(task: str, config: Any = None) -> Any:
 
 def infer_task(config: Any, name: str) -> str:
     """The task of a model's first architecture."""
+    return _task_of(getattr(config, "architectures", None) or (), name)
+
+
+def _task_of(architectures: Iterable[str], name: str) -> str:
     from optimum.exporters.tasks import TasksManager
 
-    for architecture in getattr(config, "architectures", None) or ():
+    for architecture in architectures:
         cls = getattr(transformers, architecture, None)
         if cls is not None:
             try:

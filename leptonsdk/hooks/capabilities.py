@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-Effect = Literal["quantizes", "sparsifies", "shrinks", "distills"]
+Effect = Literal["quantizes", "calibrates", "sparsifies", "shrinks", "distills"]
 Need = Literal["never", "optional", "required"]
 
 
@@ -14,7 +14,7 @@ class Capabilities:
     """Declared facts about a compressor.
 
     Attributes:
-        effects: What it leaves behind in the checkpoint.
+        effects: What it leaves behind in the checkpoint; ``calibrates``: scales of activations, for exports to use.
         calibration: Whether it reads calibration data.
         needs_teacher: Whether it reads a second model.
         preserves_zeros: A weight that is zero before is zero after.

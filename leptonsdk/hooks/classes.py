@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from leptonsdk.artifact import Artifact
     from leptonsdk.checkpoint import Checkpoint
+    from leptonsdk.quantization.tensor_codebook import AnyTensor
 
 Batch = Mapping[str, "Tensor"]
 Progress = Callable[[int, int, str], None]
@@ -51,6 +52,7 @@ class StepContext:
         folder: A scratch folder of this step, kept until the step is finished, so that interrupted work can go on.
         batches: Makes batches of the model's inputs from the recipe's calibration data, or None when there are none.
         samples: The same from a few rows of the evaluation data, for parity checks; never used to fit anything.
+        quantized: In a training run: the integers behind the weights that it starts from, by module name.
         progress: Call it as ``progress(done, total, what)``.
         device: Where to compute (a torch device string).
         base: Where relative paths in a config start: the recipe's folder.
@@ -61,6 +63,7 @@ class StepContext:
     folder: Path
     batches: Callable[[int], Iterator[Batch]] | None = None
     samples: Callable[[int], Iterator[Batch]] | None = None
+    quantized: Mapping[str, AnyTensor] = field(default_factory=dict)
     progress: Progress = no_progress
     device: str = "cpu"
     threads: int = 1
@@ -164,6 +167,10 @@ class TrainingCompressor(Compressor[ConfigT]):
     @abstractmethod
     def finalize(self, model: nn.Module, context: StepContext) -> nn.Module:
         """Fold, remove, shrink: plain modules are left. It may change the model in place."""
+
+    def checkpoint(self, checkpoint: Checkpoint) -> Checkpoint:
+        """After `finalize`: the finished model's checkpoint, with what does not stand in the model, such as integers."""
+        return checkpoint
 
 
 @runtime_checkable

@@ -1,7 +1,8 @@
 """Quantized models on disk: compressed-tensors' ``pack-quantized``, which plain ``from_pretrained`` loads.
 
 The format is described by compressed-tensors (``QuantizationConfig``, ``PackedQuantizationCompressor``); transformers,
-vLLM and llm-compressor read and write it.
+vLLM and llm-compressor read and write it. Where layers' inputs are quantized too, it is ``int-quantized``
+(``IntQuantizationCompressor``); transformers then computes with the quantized weights and float inputs, vLLM with integers.
 """
 
 from __future__ import annotations
@@ -17,15 +18,25 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from leptonsdk.errors import CheckpointError, UsageError
+from leptonsdk.quantization.activations import SECTION
 from leptonsdk.quantization.formats_names import agrees
 from leptonsdk.quantization.layers import is_conv1d, linear_layers, tied_layers, weight_of
 from leptonsdk.quantization.scheme import Scheme, match_pattern
 from leptonsdk.quantization.tensor import QuantizedTensor
 from leptonsdk.quantization.tensor_codebook import AnyTensor
-from leptonsdk.quantization.tensor_packing import PACKED, fits_packed, pack, unpack
+from leptonsdk.quantization.tensor_packing import (
+    PACKED,
+    PLAIN,
+    fits_laid_out,
+    fits_packed,
+    lay_out,
+    pack,
+    take_in,
+    unpack,
+)
 
 METHOD = "compressed-tensors"
-FORMAT = "pack-quantized"
+FORMAT, WITH_INPUTS = "pack-quantized", "int-quantized"
 
 
 def is_compressed(folder_or_config: Any) -> bool:
@@ -57,29 +68,35 @@ def quantization_config(model: nn.Module, quantized: Mapping[str, QuantizedTenso
     up weights, and ``generate`` fails where it calls an encoder first. With several schemes it must not be asked: it
     would take the first for all layers.
     """
-    groups: dict[Scheme, list[str]] = {}
+    groups: dict[tuple[Scheme, bool], list[str]] = {}
     for name, tensor in quantized.items():
-        groups.setdefault(tensor.scheme, []).append(name)
+        groups.setdefault((tensor.scheme, tensor.input_scale is not None), []).append(name)
+    form = format_of(quantized)
     return {
         "quant_method": METHOD,
-        "format": FORMAT,
+        "format": form,
         "quantization_status": "compressed",
         "config_groups": {
             f"group_{i}": {
                 "targets": ["Linear"] if len(groups) == 1 else names,
                 "weights": scheme.to_weights(),
-                "input_activations": None,
+                "input_activations": dict(SECTION) if with_input else None,
                 "output_activations": None,
-                "format": FORMAT,
+                "format": form,
             }
-            for i, (scheme, names) in enumerate(groups.items())
+            for i, ((scheme, with_input), names) in enumerate(groups.items())
         },
         "ignore": [n for n, layer in linear_layers(model).items() if n not in quantized and not is_conv1d(layer)],
         "kv_cache_scheme": None,
         "global_compression_ratio": None,
         "version": compressed_tensors.__version__,
-        "dequantize": len(groups) == 1,
+        "dequantize": len({scheme for scheme, _ in groups}) == 1,
     }
+
+
+def format_of(quantized: Mapping[str, QuantizedTensor]) -> str:
+    """The format that has a place for all of it."""
+    return WITH_INPUTS if any(tensor.input_scale is not None for tensor in quantized.values()) else FORMAT
 
 
 def save_compressed(
@@ -90,7 +107,7 @@ def save_compressed(
     save_dtype: torch.dtype | None = None,
     max_shard_size: int | str = "5GB",
 ) -> dict[str, QuantizedTensor]:
-    """Write a transformers folder in pack-quantized format.
+    """Write a transformers folder in pack-quantized format, or in int-quantized where inputs are quantized too.
 
     Args:
         model: A `transformers.PreTrainedModel` in float, whose quantized weights are the dequantized ones.
@@ -115,10 +132,16 @@ def save_compressed(
     check_schemes(model, quantized)
     dtype_of = saved_dtypes(model, quantized, save_dtype)
     stored = {name: tensor.cast(dtype_of[name] or tensor.scale.dtype) for name, tensor in quantized.items()}
-    packed = {name: pack(tensor) for name, tensor in stored.items()}
+    packed = to_disk(stored)
     section = quantization_config(model, quantized)
     write_folder(model, packed, section, folder, dtype_of, save_dtype=save_dtype, max_shard_size=max_shard_size)
     return stored
+
+
+def to_disk(quantized: Mapping[str, QuantizedTensor]) -> dict[str, dict[str, Tensor]]:
+    """The tensors of each layer in `format_of` all of them."""
+    write = pack if format_of(quantized) == FORMAT else lay_out
+    return {name: write(tensor) for name, tensor in quantized.items()}
 
 
 def saved_dtypes(model: Any, quantized: Iterable[str], save_dtype: torch.dtype | None) -> dict[str, torch.dtype | None]:
@@ -247,7 +270,7 @@ class Loaded(NamedTuple):
 
 
 def load_compressed(folder: str | Path, *, dtype: torch.dtype = torch.float32) -> Loaded:
-    """Read a pack-quantized folder, ours or another's, without building the model.
+    """Read a pack-quantized or int-quantized folder, ours or another's, without building the model.
 
     Args:
         folder: With config.json and safetensors files. Names are those on disk, which may differ from a model's:
@@ -255,28 +278,33 @@ def load_compressed(folder: str | Path, *, dtype: torch.dtype = torch.float32) -
         dtype: Of the float weights that are made from integers; other tensors keep theirs.
 
     Raises:
-        CheckpointError: Another format, quantized activations, a layout that is not understood, or missing tensors.
+        CheckpointError: Another format, inputs quantized in another way than `InputScale` says, a layout that is not
+            understood, or missing tensors.
     """
     folder = Path(folder)
     section = quantization_section(folder)
     groups = _read_groups(section, folder.name)
     state = read_safetensors(folder)
     quantized: dict[str, QuantizedTensor] = {}
-    for name in [key.removesuffix(".weight_packed") for key in state if key.endswith(".weight_packed")]:
+    packed = section.get("format") != WITH_INPUTS
+    keys, required = (PACKED, PACKED[:3]) if packed else (PLAIN, PLAIN[:2])
+    mark = ".weight_packed" if packed else ".weight_scale"
+    fits, read = (fits_packed, unpack) if packed else (fits_laid_out, take_in)
+    for name in [key.removesuffix(mark) for key in state if key.endswith(mark)]:
         where = f"{folder.name}, layer '{name}'"
-        stored = {key: state.pop(f"{name}.{key}") for key in PACKED if f"{name}.{key}" in state}
-        if missing := [key for key in PACKED[:3] if key not in stored]:
+        stored = {key: state.pop(f"{name}.{key}") for key in keys if f"{name}.{key}" in state}
+        if missing := [key for key in required if key not in stored]:
             raise CheckpointError(f"{', '.join(missing)} missing", where=where)
         if f"{name}.weight_g_idx" in state:
             raise CheckpointError("columns are in activation order (g_idx), which no reader supports now", where=where)
-        scheme = next((s for s in _schemes_for(name, groups) if fits_packed(stored, s)), None)
+        scheme = next((s for s in _schemes_for(name, groups) if fits(stored, s)), None)
         if scheme is None:
             shapes = {key: list(value.shape) for key, value in stored.items()}
             raise CheckpointError(f"no config group has tensors of these shapes: {shapes}", where=where)
-        quantized[name] = unpack(stored, scheme)
+        quantized[name] = read(stored, scheme)
         state[f"{name}.weight"] = quantized[name].dequantize(dtype)
     if not quantized:
-        raise CheckpointError("it says pack-quantized, and has no packed weight", where=folder.name)
+        raise CheckpointError(f"it says {section.get('format')}, and has no such weight", where=folder.name)
     return Loaded(state, quantized)
 
 
@@ -307,10 +335,12 @@ def _read_groups(section: Mapping[str, Any], where: str) -> list[tuple[list[str]
             groups.append((list(group), Scheme.preset(label)))
             continue
         form = group.get("format") or section.get("format")
-        if form != FORMAT:
-            raise CheckpointError(f"format '{form}' cannot be read, only {FORMAT}", where=place)
-        if group.get("input_activations") or group.get("output_activations"):
-            raise CheckpointError("activations are quantized too, which is not supported", where=place)
+        if form not in (FORMAT, WITH_INPUTS) or form != section.get("format"):
+            raise CheckpointError(f"format '{form}' cannot be read, only {FORMAT} or {WITH_INPUTS}", where=place)
+        inputs = group.get("input_activations") or {}
+        fixed = all(inputs.get(key) == SECTION[key] for key in ("num_bits", "type", "strategy", "dynamic"))
+        if group.get("output_activations") or (inputs and not (form == WITH_INPUTS and fixed)):
+            raise CheckpointError("its activations are quantized in a way that is not supported", where=place)
         if not group.get("weights"):
             continue
         try:

@@ -4,11 +4,12 @@ Codebooks have no format at all, and the packed formats have no place for ``Conv
 safetensors hold the dequantized weights, and any loader reads them. Another file, ``leptonsdk_quantized.safetensors``, holds
 for each such layer ``indices`` (int32, packed along the rows as compressed-tensors packs integers), ``codebook`` and, for
 NF4, ``scale``; or the tensors of ``pack-quantized``. Its header says under ``leptonsdk`` (JSON) which scheme and shape each
-layer has. Other layers with integers stand packed in the model's own file, as ever.
+layer has, and how its input is quantized where it is. Other layers with integers stand packed in the model's own file, as ever.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,12 +23,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from leptonsdk.errors import CheckpointError, UsageError, first_line
+from leptonsdk.quantization.activations import InputScale
 from leptonsdk.quantization.formats import (
     check_layers,
     check_schemes,
     dtype_name,
     quantization_config,
     saved_dtypes,
+    to_disk,
     write_folder,
 )
 from leptonsdk.quantization.formats_names import integers_by_module
@@ -66,10 +69,10 @@ def save_sidecar(
         conv1d = is_conv1d(modules[name])
         if isinstance(tensor, QuantizedTensor):
             stored[name] = tensor = tensor.cast(dtype_of[name] or tensor.scale.dtype)
-            beside = pack(tensor)
             if not conv1d:
-                uniform[name], packed[name] = tensor, beside
+                uniform[name] = tensor
                 continue
+            beside = pack(tensor)
         else:
             stored[name] = tensor = tensor.cast(dtype_of[name] or tensor.codebook.dtype)
             beside = _pack(tensor)
@@ -80,9 +83,12 @@ def save_sidecar(
         packed[name] = {"weight": weight.t().contiguous() if conv1d else weight}
         sidecar |= {f"{name}.{key}": value for key, value in beside.items()}
         layers[name] = {"scheme": tensor.scheme.model_dump(mode="json"), "shape": list(tensor.shape)}
+        if isinstance(tensor, QuantizedTensor) and tensor.input_scale is not None:
+            layers[name]["input_scale"] = dataclasses.asdict(tensor.input_scale)
     section = None
     if uniform:
         check_schemes(model, uniform)
+        packed |= to_disk(uniform)
         section = quantization_config(model, uniform)
     write_folder(model, packed, section, folder, dtype_of, save_dtype=save_dtype, max_shard_size=max_shard_size)
     header = {_HEADER: json.dumps({"version": _VERSION, "layers": layers}, sort_keys=True)}
@@ -139,7 +145,9 @@ def _pack(tensor: CodebookTensor) -> dict[str, Tensor]:
 def _unpack(name: str, state: Mapping[str, Tensor], layer: Mapping[str, Any]) -> AnyTensor:
     if "codebook" not in layer["scheme"]:
         stored = {key: state[f"{name}.{key}"] for key in PACKED if f"{name}.{key}" in state}
-        return unpack(stored, Scheme.model_validate(layer["scheme"]))
+        tensor = unpack(stored, Scheme.model_validate(layer["scheme"]))
+        given = layer.get("input_scale")
+        return tensor if given is None else dataclasses.replace(tensor, input_scale=InputScale(**given))
     scheme, shape = CodebookScheme.model_validate(layer["scheme"]), torch.Size(layer["shape"])
     signed = unpack_from_int32(state[f"{name}.indices"], scheme.num_bits, shape)
     indices = (signed.to(torch.int16) + (1 << (scheme.num_bits - 1))).to(torch.uint8)

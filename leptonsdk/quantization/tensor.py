@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from leptonsdk.errors import UsageError
+from leptonsdk.quantization.activations import InputScale
 from leptonsdk.quantization.scheme import Scheme
 
 
@@ -21,6 +22,7 @@ class QuantizedTensor:
             It may be negative: then the integers' longer side serves the weights' positive side.
         zero_point: int8 of the scale's shape and the integers' range, or None when the scheme is symmetric.
         scheme: What the above mean.
+        input_scale: How the layer's input is quantized beside its weight; None: not, or anew for every input.
 
     Raises:
         UsageError: Shapes, dtypes or ranges do not belong together.
@@ -30,6 +32,7 @@ class QuantizedTensor:
     scale: Tensor
     zero_point: Tensor | None
     scheme: Scheme
+    input_scale: InputScale | None = None
 
     def __post_init__(self) -> None:
         if self.integers.dim() != 2 or self.integers.dtype != torch.int8:

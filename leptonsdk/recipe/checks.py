@@ -156,9 +156,14 @@ def check_order(
         if step.kind == "train":
             if not trained:
                 problems.append(source.problem(path, "it needs training data", "Add `data.train`."))
-            if (before := done.get("quantizes")) is not None:
+            effects = {e for part in step.parts for e in plugins.get("compressor", part.plugin).capabilities.effects}
+            if (before := done.get("quantizes")) is not None and "quantizes" not in effects:
                 problems.append(
-                    source.problem(path, f"it may not follow '{before}': quantized weights cannot be trained")
+                    source.problem(
+                        path,
+                        f"it may not follow '{before}': quantized weights cannot be trained as floats",
+                        "Add quantization-aware training (`qat`) to `with`, or train first.",
+                    )
                 )
         for place, part in enumerate(step.parts or (() if step.kind == "train" else (step,))):
             where = (*path, "with", place, part.plugin) if step.kind == "train" else path
@@ -167,7 +172,7 @@ def check_order(
         if step is None:
             continue
         backend = plugins.get("backend", step.plugin)(step.config)
-        if backend.calibration() == "required" and not calibrated:
+        if backend.calibration() == "required" and not calibrated and "calibrates" not in done:
             problems.append(
                 source.problem(("export", index, step.plugin), "it needs calibration data", "Add `data.calibration`.")
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -67,6 +68,14 @@ def remove_neurons(model: nn.Module, ffn: FeedForward, keep: Sequence[int]) -> F
     return dataclasses.replace(ffn, neurons=len(kept))
 
 
+@runtime_checkable
+class Follows(Protocol):
+    """A module inside a linear layer that has something for each output or input, such as scales, and is cut with it."""
+
+    def select(self, axis: int, indices: Tensor) -> None:
+        """As the function `select`."""
+
+
 def select(layer: nn.Module, axis: int, indices: Tensor) -> None:
     """Keep some outputs (axis 0: rows of the weight ``[out, in]``, and the bias) or inputs (axis 1) of a linear layer."""
     stored = 1 - axis if is_conv1d(layer) else axis
@@ -78,6 +87,9 @@ def select(layer: nn.Module, axis: int, indices: Tensor) -> None:
         setattr(layer, name, nn.Parameter(data, requires_grad=parameter.requires_grad))
     attribute = (("nf", "nx") if is_conv1d(layer) else ("out_features", "in_features"))[axis]
     setattr(layer, attribute, len(indices))
+    for module in layer.modules():
+        if isinstance(module, Follows):
+            module.select(axis, indices)
 
 
 def owners(model: nn.Module, attention: Attention) -> Iterator[nn.Module]:

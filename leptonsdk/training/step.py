@@ -34,7 +34,7 @@ def train(
     """The checkpoint after a training run; the given one stays as it was.
 
     Args:
-        checkpoint: In floats.
+        checkpoint: In floats, or quantized, where a compressor of quantization-aware training goes on from there.
         data: Rows of its task to train on; without labels the compressors must bring a loss.
         compression: Compressors that act in the run.
         plugins: For the task's evaluator, which makes inputs and labels of rows.
@@ -43,10 +43,8 @@ def train(
         settings: Length and options of the inputs.
 
     Raises:
-        UsageError: The checkpoint is quantized, or the arguments do not fit each other.
+        UsageError: The checkpoint is quantized and no compressor goes on from integers, or the arguments do not fit each other.
     """
-    if checkpoint.quantized:
-        raise UsageError("quantized weights cannot be trained", hint="train first, quantize then")
     subject = open_subject(checkpoint, plugins)
     settings = subject_settings(subject, settings)
     evaluator = plugins.get("evaluator", checkpoint.task)()
@@ -66,14 +64,13 @@ def train(
         train_dataset=rows,
         data_collator=collate,
         compression=compression,
+        quantized=checkpoint.quantized,
         callbacks=[_Progress(context)],
     )
     trainer.remove_callback(PrinterCallback)
     folder = Path(arguments.output_dir)
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)) if folder.is_dir() else None)
-    model: Any = trainer.finalize()
-    model.requires_grad_(True)
-    return checkpoint.replace(model=model.to(checkpoint.model.device).eval())
+    return trainer.checkpoint(checkpoint)
 
 
 def _arguments(args: Mapping[str, Any], context: StepContext) -> TrainingArguments:

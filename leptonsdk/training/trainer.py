@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,8 +11,10 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, Trainer, TrainerCallback
 
+from leptonsdk.checkpoint import Checkpoint
 from leptonsdk.errors import UsageError
 from leptonsdk.hooks import StepContext, TrainingCompressor
+from leptonsdk.quantization.tensor_codebook import AnyTensor
 
 if TYPE_CHECKING:
     from transformers import Trainer as _Mixed
@@ -29,32 +31,43 @@ class CompressionTrainerMixin(_Mixed):  # type: ignore[misc]
 
         trainer = MyTrainer(model, args, …, compression=[MovementPruning(…), Distillation(teacher)])
         trainer.train()
-        model = trainer.finalize()
+        model = trainer.finalize()  # or .checkpoint(), which also has what a quantized model is saved and exported with
 
     Everything that the compressors learn is part of the model while it trains, and their schedules follow from the number
     of steps, so that the Trainer's own checkpoints resume them. With ``load_best_model_at_end`` an evaluation counts from the
     moment on when every compressor has reached its target: before it, the best model is the one that is compressed least.
 
     Args:
-        compression: Compressors, in the order in which they act on the loss.
+        compression: Compressors, in the order in which they act on the loss, and in which they finish.
+        quantized: Integers behind the model's weights (``Checkpoint.quantized``), for a compressor that goes on from them.
 
     Raises:
-        UsageError: `model_init` is given: each trial would need compressors of its own.
+        UsageError: `model_init` is given: each trial would need compressors of its own; or a compressor may not follow another.
     """
 
     model: Any
 
-    def __init__(self, *args: Any, compression: Sequence[TrainingCompressor[Any]] = (), **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        compression: Sequence[TrainingCompressor[Any]] = (),
+        quantized: Mapping[str, AnyTensor] | None = None,
+        **kwargs: Any,
+    ) -> None:
         if compression and kwargs.get("model_init") is not None:
             raise UsageError("compression needs the model itself, not model_init", where="CompressionTrainer")
-        self.compression = tuple(compression)
+        self.compression = self._compressors = tuple(compression)
+        check_order(self.compression, quantized)
         model = args[0] if args else kwargs.pop("model", None)
         for compressor in self.compression:
             model = compressor.student(model)
         self._use_cache = getattr(getattr(model, "config", None), "use_cache", None)
         super().__init__(model, *args[1:], **kwargs)
         self.compression_context = StepContext(
-            seed=self.args.seed, folder=Path(self.args.output_dir) / "compression", device=str(self.args.device)
+            seed=self.args.seed,
+            folder=Path(self.args.output_dir) / "compression",
+            device=str(self.args.device),
+            quantized=quantized or {},
         )
         for compressor in self.compression:
             compressor.prepare(self.model, self.compression_context)
@@ -150,6 +163,23 @@ class CompressionTrainerMixin(_Mixed):  # type: ignore[misc]
         self.model = self.model_wrapped = model
         return model
 
+    def checkpoint(self, like: Checkpoint | None = None) -> Checkpoint:
+        """What `finalize` leaves as a checkpoint, with the integers and scales of what was quantized in training.
+
+        Args:
+            like: Has the processor, the task and the provenance; default: the Trainer's processing class, and the task of the
+                model's architecture.
+        """
+        model = self.finalize() if self.compression else self.accelerator.unwrap_model(self.model)
+        model.requires_grad_(True).eval()
+        if like is None:
+            checkpoint = Checkpoint.of(model, processor=self.processing_class)
+        else:
+            checkpoint = like.replace(model=model.to(like.model.device), quantized={})
+        for compressor in self._compressors:
+            checkpoint = compressor.checkpoint(checkpoint)
+        return checkpoint
+
     def _share(self, model: nn.Module, inputs: dict[str, Any], items: Any) -> tuple[Any, int]:
         """What the loss is of a mean over this batch: a share that belongs there, and a factor that does not.
 
@@ -192,6 +222,27 @@ class CompressionTrainerMixin(_Mixed):  # type: ignore[misc]
 
 class CompressionTrainer(CompressionTrainerMixin, Trainer):  # type: ignore[misc]
     """`transformers.Trainer` with compressors."""
+
+
+def check_order(compression: Sequence[TrainingCompressor[Any]], quantized: Mapping[str, AnyTensor] | None) -> None:
+    """Check that each compressor may follow those before it, and that one goes on from integers where there are some.
+
+    Raises:
+        UsageError: Names the two.
+    """
+    done: dict[str, str] = {}
+    for compressor in compression:
+        for effect in sorted(compressor.capabilities.may_not_follow & done.keys()):
+            raise UsageError(
+                f"'{compressor.name}' may not follow '{done[effect]}', which {effect} the weights",
+                hint="put it before that one",
+            )
+        done.update(dict.fromkeys(compressor.capabilities.effects, compressor.name))
+    if quantized and "quantizes" not in done:
+        raise UsageError(
+            "quantized weights cannot be trained as floats",
+            hint="train first, quantize then; or add quantization-aware training (`qat`), which goes on from their integers",
+        )
 
 
 class _Schedules(TrainerCallback):  # type: ignore[misc]

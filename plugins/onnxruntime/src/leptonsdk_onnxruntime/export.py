@@ -11,6 +11,7 @@ import onnx_ir as ir
 from leptonsdk.artifact import Artifact
 from leptonsdk.errors import ExportError
 from leptonsdk.hooks import StepContext
+from leptonsdk.quantization.activations import InputScale
 from leptonsdk_onnxruntime.config import OnnxRuntimeConfig
 from leptonsdk_onnxruntime.decoder import CACHE_PREFIX
 from leptonsdk_onnxruntime.export_inputs import Inputs, model_inputs, sample_batches, tracing_inputs
@@ -19,6 +20,7 @@ from leptonsdk_onnxruntime.graph import name_weights, pack_siblings, share_trans
 from leptonsdk_onnxruntime.graph_attention import simplify_attention
 from leptonsdk_onnxruntime.parity import check_parity, measure_parity
 from leptonsdk_onnxruntime.quantize_graph import QuantizationReport, quantize_graph
+from leptonsdk_onnxruntime.quantize_trained import only, trained_ranges
 from leptonsdk_onnxruntime.runner import load_runner
 
 if TYPE_CHECKING:
@@ -43,7 +45,8 @@ def export_checkpoint(
     import torch
 
     model, task, precision = checkpoint.model, checkpoint.task, config.resolved_precision
-    if precision == "int8-static":
+    trained = checkpoint.input_scales if precision == "int8-static" else {}
+    if precision == "int8-static" and not trained:
         context.calibration(config.calibration_batch_size)  # fails now rather than after the trace
     decoder = task in GENERATIVE_TASKS
     context.progress(0, _STEPS, "tracing")
@@ -56,7 +59,7 @@ def export_checkpoint(
     share_transposed(graph)
     simplify_attention(graph, traced.dims)
     context.progress(1, _STEPS, "quantizing" if precision != "fp32" else "saving")
-    quantization = _quantize(traced, config, model, context) if precision != "fp32" else None
+    quantization = _quantize(traced, config, model, trained, context) if precision != "fp32" else None
     tidy(graph, traced.dims)
     entry = "onnx/model.onnx" if precision == "fp32" else "onnx/model_quantized.onnx"
     context.progress(2, _STEPS, "saving")
@@ -73,13 +76,19 @@ def export_checkpoint(
 
 
 def _quantize(
-    traced: Traced, config: OnnxRuntimeConfig, model: Any, context: StepContext
+    traced: Traced, config: OnnxRuntimeConfig, model: Any, trained: Mapping[str, InputScale], context: StepContext
 ) -> tuple[QuantizationReport, dict[str, Any]]:
+    if trained:
+        config = only(config, traced.model, trained)
     pack_siblings(traced.model, config.ignore)
     if config.resolved_precision == "int8-dynamic":
         decoder = any(str(value.name).startswith(CACHE_PREFIX) for value in traced.model.graph.inputs)
         scales = "block" if decoder and config.activation_scales == "auto" else config.activation_scales
         return quantize_graph(traced.model, config, scales=scales), {"method": "dynamic"}
+    if trained:
+        return quantize_graph(traced.model, config, trained_ranges(traced.model, config, trained)), {
+            "method": "trained"
+        }
     from leptonsdk_onnxruntime.calibrate import calibrate
 
     ranges, calibration = calibrate(traced.model, config, lambda: _calibration_batches(model, config, context), context)

@@ -1,4 +1,4 @@
-"""Tiny random models of many architectures, and Trainer runs on them."""
+"""For the tests of all plugins: tiny random models of many architectures, and Trainer runs on them."""
 
 from __future__ import annotations
 
