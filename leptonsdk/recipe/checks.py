@@ -176,7 +176,7 @@ def check_order(
             problems.append(
                 source.problem(("export", index, step.plugin), "it needs calibration data", "Add `data.calibration`.")
             )
-        if "quantizes" in done:
+        if "quantizes" in done and done.get("calibrates") != done["quantizes"]:
             problems.append(
                 source.problem(
                     ("export", index, step.plugin),
