@@ -1,0 +1,69 @@
+"""Which class loads the models of a task, and which task a model is for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import transformers
+from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoProcessor, AutoTokenizer
+
+from leptonsdk.errors import CheckpointError, first_line
+from leptonsdk.references import task_of_architecture
+
+_VISION_TASKS = frozenset({"image-classification", "object-detection", "image-segmentation", "semantic-segmentation"})
+_SPEECH_TASKS = frozenset({"audio-classification"})
+_BOTH_TASKS = frozenset({"automatic-speech-recognition", "image-to-text"})
+
+
+def model_class_for(task: str, config: Any = None) -> Any:
+    """The Auto class that loads models of a task, as optimum's TasksManager has it.
+
+    Speech recognition has two, for encoder-decoders and for CTC: the config tells which.
+    """
+    from optimum.exporters.tasks import TasksManager
+
+    try:
+        task = TasksManager.map_from_synonym(task)
+        model_type = getattr(config, "model_type", None) if task == "automatic-speech-recognition" else None
+        return TasksManager.get_model_class_for_task(task, model_type=model_type)
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(f"unknown task '{task}'", hint=f"{first_line(error)}") from error
+
+
+def infer_task(config: Any, name: str) -> str:
+    """The task of a model's first architecture."""
+    return task_of(getattr(config, "architectures", None) or (), name)
+
+
+def task_of(architectures: Iterable[str], name: str) -> str:
+    from optimum.exporters.tasks import TasksManager
+
+    for architecture in architectures:
+        cls = getattr(transformers, architecture, None)
+        if cls is not None:
+            try:
+                return str(TasksManager.infer_task_from_model(cls))
+            except (KeyError, ValueError):
+                pass
+        if (task := task_of_architecture(architecture)) is not None:
+            return task
+    raise CheckpointError("its task cannot be inferred", where=name, hint="give one: `model.task`, or --task")
+
+
+def load_processor(folder: Path, task: str, **options: Any) -> Any:
+    """The processing class of a task's models (tokenizer, image processor, feature extractor, or processor), or None."""
+    loaders: tuple[Any, ...] = (AutoTokenizer, AutoProcessor)
+    if task in _VISION_TASKS:
+        loaders = (AutoImageProcessor,)
+    elif task in _SPEECH_TASKS:
+        loaders = (AutoFeatureExtractor,)
+    elif task in _BOTH_TASKS:
+        loaders = (AutoProcessor,)
+    for loader in loaders:
+        try:
+            return loader.from_pretrained(folder, **options)
+        except (OSError, ValueError, KeyError, AttributeError):
+            continue
+    return None
