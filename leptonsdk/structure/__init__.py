@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from leptonsdk.structure.removal import remove_heads, remove_neurons
     from leptonsdk.structure.samples import sample_inputs
     from leptonsdk.structure.shapes import Shapes, fit_config, load_shapes, record_shapes, resize, save_shapes
+    from leptonsdk.structure.skipping import skippable_layers, state_after, state_before, with_state
 
 __all__ = [
     "Attention",
@@ -36,6 +37,10 @@ __all__ = [
     "resize",
     "sample_inputs",
     "save_shapes",
+    "skippable_layers",
+    "state_after",
+    "state_before",
+    "with_state",
 ]
 
 _HEAVY = {
@@ -51,6 +56,10 @@ _HEAVY = {
     "resize": "shapes",
     "sample_inputs": "samples",
     "save_shapes": "shapes",
+    "skippable_layers": "skipping",
+    "state_after": "skipping",
+    "state_before": "skipping",
+    "with_state": "skipping",
 }
 
 
