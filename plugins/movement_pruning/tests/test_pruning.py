@@ -122,7 +122,7 @@ def test_a_resumed_run_keeps_its_masks(tiny: Any, tmp_path: Path, name: str) -> 
 
 
 def test_bad_choices_are_named(tiny: Any, tmp_path: Path) -> None:
-    with pytest.raises(ValidationError, match="only heads and ffn go together"):
+    with pytest.raises(ValidationError, match="only heads, ffn and layers go together"):
         MovementPruning(structure=("heads", "block"), final_sparsity=0.5)
     with pytest.raises(ValidationError, match="must name heads, ffn"):
         MovementPruning(final_sparsity={"heads": 0.5})
