@@ -16,6 +16,7 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 UNITS = ("heads", "ffn")
 LAYERS = "layers"
 LEARNT = ("movement", "soft_movement")
+_PENALTIES = {"l1": 1e-4, "soft_movement": 1.0}  # methods that have one, and its factor
 
 
 class MovementPruningConfig(PluginConfig):
@@ -50,7 +51,9 @@ class MovementPruningConfig(PluginConfig):
     )
     score_learning_rate: float = Field(1e-2, gt=0, description="Of movement scores")
     regularization: float | None = Field(
-        None, ge=0, description="Factor of the penalty (l1: 1e-4 by default; soft_movement: 1.0)"
+        None,
+        ge=0,
+        description="Factor of the penalty of l1 (1e-4 by default) and soft_movement (1.0); no other method has one",
     )
     targets: tuple[str, ...] = Field(
         ("Linear", "Conv1D"), description="Layers to prune: a class, a module's name or the end of it, or re:REGEX"
@@ -79,6 +82,10 @@ class MovementPruningConfig(PluginConfig):
             raise ValueError("warmup and cooldown leave no steps to prune in")
         if self.method == "soft_movement" and self.budget == "layer":
             raise ValueError("soft_movement has one threshold for all layers: budget is global")
+        if self.regularization is not None and self.method not in _PENALTIES:
+            raise ValueError(
+                f"{self.method} has no penalty for regularization to scale: only {' and '.join(_PENALTIES)} do"
+            )
         return self
 
     def sparsity(self, structure: str) -> float:
@@ -91,5 +98,4 @@ class MovementPruningConfig(PluginConfig):
 
     @property
     def resolved_regularization(self) -> float:
-        defaults = {"l1": 1e-4, "soft_movement": 1.0}
-        return defaults.get(self.method, 0.0) if self.regularization is None else self.regularization
+        return _PENALTIES.get(self.method, 0.0) if self.regularization is None else self.regularization
