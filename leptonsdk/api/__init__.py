@@ -1,0 +1,27 @@
+"""The plain calls: load, quantize, save, compress, export, evaluate, gate.
+
+Each takes what a caller has (a name, a path, an object) and does one thing; a recipe (`compress`) does all of it with
+everything written down.
+"""
+
+from leptonsdk.api.common import installed_plugins
+from leptonsdk.api.exporting import export
+from leptonsdk.api.judging import GateResult, evaluate, gate
+from leptonsdk.api.models import as_checkpoint, as_subject, load_model, save_model
+from leptonsdk.api.quantizing import quantize_model
+from leptonsdk.api.recipes import compress, plan
+
+__all__ = [
+    "GateResult",
+    "as_checkpoint",
+    "as_subject",
+    "compress",
+    "evaluate",
+    "export",
+    "gate",
+    "installed_plugins",
+    "load_model",
+    "plan",
+    "quantize_model",
+    "save_model",
+]
