@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from leptonsdk.api.common import installed_plugins, wrong
+from leptonsdk.api.common import first_party, installed_plugins, wrong
 from leptonsdk.api.models import as_checkpoint
-from leptonsdk.errors import MissingPluginError, UsageError
+from leptonsdk.errors import UsageError
 from leptonsdk.hooks import Plugins, StepContext
 from leptonsdk.hooks.classes import Progress, no_progress
 from leptonsdk.pipeline.fingerprints import available_threads
@@ -73,13 +73,9 @@ def quantize_model(
 
     plugins = plugins or installed_plugins()
     method = method or ("rtn" if calibration is None else "gptq")
-    if method == "gptq" and method not in plugins.names("compressor"):
-        raise MissingPluginError(
-            "calibration data is read by GPTQ, which is not installed", hint="pip install leptonsdk-gptq"
-        )
     given = {"scheme": scheme, "bit_width": bit_width, "group_size": group_size, "symmetric": symmetric}
     options = {name: value for name, value in given.items() if value is not None}
-    cls = plugins.get("compressor", method)
+    cls = first_party(plugins, method, "calibration") if method == "gptq" else plugins.get("compressor", method)
     if scheme is None and "bit_width" in cls.config_class.model_fields:
         options.setdefault("bit_width", 8)
     try:
