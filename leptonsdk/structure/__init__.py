@@ -9,9 +9,9 @@ The descriptions are here at once; what needs torch is imported on first use.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from leptonsdk.lazy import names_on_demand
 from leptonsdk.structure.units import Attention, FeedForward
 
 if TYPE_CHECKING:
@@ -62,8 +62,4 @@ _HEAVY = {
     "with_state": "skipping",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HEAVY:
-        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
-    return getattr(importlib.import_module(f"{__name__}.{_HEAVY[name]}"), name)
+__getattr__ = names_on_demand(__name__, _HEAVY)
