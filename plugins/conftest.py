@@ -13,45 +13,51 @@ import transformers
 _TEXT = {
     "vocab_size": 40,
     "hidden_size": 32,
-    "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "intermediate_size": 64,
     "max_position_embeddings": 32,
 }
 
 
-def _bert() -> Any:
-    return transformers.BertForSequenceClassification(transformers.BertConfig(**_TEXT))
+def _bert(layers: int) -> Any:
+    return transformers.BertForSequenceClassification(transformers.BertConfig(**_TEXT, num_hidden_layers=layers))
 
 
-def _roberta() -> Any:
-    return transformers.RobertaForSequenceClassification(transformers.RobertaConfig(**_TEXT))
+def _roberta(layers: int) -> Any:
+    return transformers.RobertaForSequenceClassification(transformers.RobertaConfig(**_TEXT, num_hidden_layers=layers))
 
 
-def _distilbert() -> Any:
-    config = transformers.DistilBertConfig(vocab_size=40, dim=32, n_layers=2, n_heads=4, hidden_dim=64)
+def _distilbert(layers: int) -> Any:
+    config = transformers.DistilBertConfig(vocab_size=40, dim=32, n_layers=layers, n_heads=4, hidden_dim=64)
     return transformers.DistilBertForSequenceClassification(config)
 
 
-def _vit() -> Any:
+def _vit(layers: int) -> Any:
     config = transformers.ViTConfig(
-        hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64, image_size=16, patch_size=4
+        hidden_size=32,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        intermediate_size=64,
+        image_size=16,
+        patch_size=4,
     )
     return transformers.ViTForImageClassification(config)
 
 
-def _llama() -> Any:
-    config = transformers.LlamaConfig(**_TEXT, num_key_value_heads=2, tie_word_embeddings=True, pad_token_id=0)
+def _llama(layers: int) -> Any:
+    config = transformers.LlamaConfig(
+        **_TEXT, num_hidden_layers=layers, num_key_value_heads=2, tie_word_embeddings=True, pad_token_id=0
+    )
     return transformers.LlamaForCausalLM(config)
 
 
-def _whisper() -> Any:
+def _whisper(layers: int) -> Any:
     config = transformers.WhisperConfig(
         vocab_size=40,
         num_mel_bins=8,
         d_model=32,
-        encoder_layers=2,
-        decoder_layers=2,
+        encoder_layers=layers,
+        decoder_layers=layers,
         encoder_attention_heads=4,
         decoder_attention_heads=4,
         encoder_ffn_dim=64,
@@ -68,6 +74,13 @@ def _whisper() -> Any:
     return transformers.WhisperForConditionalGeneration(config)
 
 
+def _t5(layers: int) -> Any:
+    config = transformers.T5Config(
+        vocab_size=40, d_model=32, d_kv=8, d_ff=64, num_layers=layers, num_heads=4, decoder_start_token_id=0
+    )
+    return transformers.T5ForConditionalGeneration(config)
+
+
 MODELS = {
     "bert": _bert,
     "roberta": _roberta,
@@ -75,13 +88,14 @@ MODELS = {
     "vit": _vit,
     "llama": _llama,
     "whisper": _whisper,
+    "t5": _t5,
 }
 
 
-def build(name: str, seed: int = 0) -> Any:
+def build(name: str, seed: int = 0, layers: int = 2) -> Any:
     """A tiny random model without dropout whose weights are large enough to matter."""
     torch.manual_seed(seed)
-    model = MODELS[name]()
+    model = MODELS[name](layers)
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
@@ -102,7 +116,7 @@ def rows(name: str, count: int = 32) -> list[dict[str, Any]]:
         elif name == "whisper":
             found.append({"input_features": torch.randn(8, 20, generator=generator), "labels": ids})
         else:
-            found.append({"input_ids": ids, "labels": ids if name == "llama" else int(ids[0] % 2)})
+            found.append({"input_ids": ids, "labels": ids if name in ("llama", "t5") else int(ids[0] % 2)})
     return found
 
 

@@ -15,6 +15,7 @@ import yaml
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
+PYTHON = [text for kind, text in BLOCKS if kind == "python"]
 COMMANDS = [
     line.removeprefix("$ ")
     for kind, text in BLOCKS
@@ -41,10 +42,17 @@ def test_the_recipe_is_the_one_that_quickstart_runs() -> None:
 
 
 def test_the_python_example_runs(folder: Path) -> None:
-    (source,) = [text for kind, text in BLOCKS if kind == "python"]
-    done = subprocess.run([sys.executable, "-c", source], cwd=folder, capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", PYTHON[0]], cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert re.match(r"(pass|inconclusive|fail) Interval\(", done.stdout)
+
+
+def test_the_training_example_runs(folder: Path) -> None:
+    made = [sys.executable, "recipes/digits_vit.py", "--out", "runs/digits-vit", "--epochs", "2"]
+    subprocess.run(made, cwd=folder, check=True, capture_output=True)
+    done = subprocess.run([sys.executable, "-c", PYTHON[1]], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert all(0 <= float(accuracy) <= 1 for accuracy in done.stdout.splitlines()[-1].split())
 
 
 def test_every_command_runs(folder: Path) -> None:

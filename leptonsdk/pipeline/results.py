@@ -12,13 +12,14 @@ from leptonsdk.artifact import Artifact
 from leptonsdk.gating.verdict import EXIT_CODES, overall
 from leptonsdk.pipeline import fingerprints
 from leptonsdk.pipeline.store import key_of
-from leptonsdk.references import find_local
+from leptonsdk.references import find_local, read_config
 
 if TYPE_CHECKING:
     from leptonsdk.evaluation.timing import Measurement, Target
     from leptonsdk.pipeline.run import Run, _Execution
 
 _DEFAULT_LENGTH = 128  # tokens, where a recipe times a text model without saying how long its input is
+_POSITIONS = ("max_position_embeddings", "n_positions")
 _DEFAULT_BATCHES = (1, 32)
 _PROFILE = "profile"
 _GATE = "gate"
@@ -49,8 +50,22 @@ def latency_settings(execution: _Execution) -> list[tuple[int, int | None]]:
     ]
     if not asked:
         asked = [(batch_size, None) for batch_size in _DEFAULT_BATCHES]
-    default = None if evaluator.length_input is None else _DEFAULT_LENGTH
+    default = None if evaluator.length_input is None else default_length(_config(execution))
     return list(dict.fromkeys((batch, (length or default) if default else None) for batch, length in asked))
+
+
+def default_length(config: Mapping[str, Any]) -> int:
+    """Tokens of an input whose length nobody chose: 128, or as many as a model's config has positions for."""
+    return min([_DEFAULT_LENGTH, *(int(config[key]) for key in _POSITIONS if config.get(key))])
+
+
+def _config(execution: _Execution) -> Mapping[str, Any]:
+    """The source's config, read from its folder where it has one: a run with nothing to do opens no model."""
+    folder = execution.plan.model.folder
+    if folder is not None:
+        return read_config(folder)
+    config: dict[str, Any] = execution.checkpoint("baseline").model.config.to_dict()
+    return config
 
 
 def _measure(execution: _Execution, last: str) -> dict[str, dict[str, Any]]:

@@ -5,9 +5,9 @@ The light names are here at once; those that need torch are imported on first us
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from leptonsdk.lazy import names_on_demand
 from leptonsdk.quantization.compressor import LayerQuantizer, QuantizerConfig, RoundToNearest, RoundToNearestConfig
 from leptonsdk.quantization.layers import LinearLayer, class_names, layers_to_quantize, tied_layers, weight_of
 from leptonsdk.quantization.library_layers import refuse_library_layers
@@ -78,8 +78,4 @@ _HEAVY = {
     "search_scales_by": "rtn",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HEAVY:
-        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
-    return getattr(importlib.import_module(f"{__name__}.{_HEAVY[name]}"), name)
+__getattr__ = names_on_demand(__name__, _HEAVY)

@@ -47,7 +47,9 @@ class LatencySetting(_Strict):
     """A shape to time."""
 
     batch_size: int = Field(1, gt=0, description="Examples per call.")
-    sequence_length: int | None = Field(None, gt=0, description="Tokens per example; only for text. Default: 128.")
+    sequence_length: int | None = Field(
+        None, gt=0, description="Tokens per example; only for text. Default: 128, fewer where the model takes fewer."
+    )
 
 
 class ProfileSpec(_Strict):

@@ -9,9 +9,9 @@ The descriptions are here at once; what needs torch is imported on first use.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from leptonsdk.lazy import names_on_demand
 from leptonsdk.structure.units import Attention, FeedForward
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from leptonsdk.structure.removal import remove_heads, remove_neurons
     from leptonsdk.structure.samples import sample_inputs
     from leptonsdk.structure.shapes import Shapes, fit_config, load_shapes, record_shapes, resize, save_shapes
+    from leptonsdk.structure.skipping import skippable_layers, state_after, state_before, with_state
 
 __all__ = [
     "Attention",
@@ -36,6 +37,10 @@ __all__ = [
     "resize",
     "sample_inputs",
     "save_shapes",
+    "skippable_layers",
+    "state_after",
+    "state_before",
+    "with_state",
 ]
 
 _HEAVY = {
@@ -51,10 +56,10 @@ _HEAVY = {
     "resize": "shapes",
     "sample_inputs": "samples",
     "save_shapes": "shapes",
+    "skippable_layers": "skipping",
+    "state_after": "skipping",
+    "state_before": "skipping",
+    "with_state": "skipping",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HEAVY:
-        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
-    return getattr(importlib.import_module(f"{__name__}.{_HEAVY[name]}"), name)
+__getattr__ = names_on_demand(__name__, _HEAVY)

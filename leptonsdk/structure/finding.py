@@ -7,19 +7,18 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch import nn
 
 from leptonsdk.errors import UsageError
 from leptonsdk.quantization.layers import linear_layers, tied_layers, weight_of
 from leptonsdk.quantization.library_layers import refuse_library_layers
 from leptonsdk.structure.probing import describe_attention, describe_feed_forward, probe
 from leptonsdk.structure.removal import remove_heads, remove_neurons
-from leptonsdk.structure.tracing import Traced, capture, first_tensor, fresh, hooked, steady, trace
+from leptonsdk.structure.tracing import Traced, capture, first_tensor, hooked, steady, trace
+from leptonsdk.structure.trials import CANNOT_RUN, outputs_of, same_outputs
 from leptonsdk.structure.units import Attention, FeedForward, common_parent
 
 Unit = Attention | FeedForward
-_CANNOT_RUN = (RuntimeError, ValueError, IndexError, TypeError)
 
 
 def find_units(model: nn.Module, inputs: Mapping[str, Any]) -> tuple[list[Attention], list[FeedForward]]:
@@ -91,7 +90,7 @@ def _describe(model: nn.Module, sources: tuple[str, ...], last: str, arguments: 
     attention = len(sources) == 3
     try:
         found = probe(parent, arguments, layers, model.get_submodule(last), generator, positive=not attention)
-    except _CANNOT_RUN:  # a module that keeps a state, say
+    except CANNOT_RUN:  # a module that keeps a state, say
         return None
     return describe_attention(found, last) if attention else describe_feed_forward(found, sources, last)
 
@@ -118,7 +117,7 @@ def _removable(model: nn.Module, units: Sequence[Unit], inputs: Mapping[str, Any
     with ExitStack() as stack:
         for unit in units:
             stack.enter_context(hooked([_mask_first(model, unit)]))
-        masked = _outputs(model, inputs)
+        masked = outputs_of(model, inputs)
     with ExitStack() as stack:
         for unit in units:
             stack.enter_context(_restored(model.get_submodule(unit.name)))
@@ -127,10 +126,10 @@ def _removable(model: nn.Module, units: Sequence[Unit], inputs: Mapping[str, Any
             else:
                 remove_neurons(model, unit, range(min(1, unit.neurons - 1), unit.neurons))
         try:
-            removed = _outputs(model, inputs)
-        except _CANNOT_RUN:  # a shape does not fit somewhere
+            removed = outputs_of(model, inputs)
+        except CANNOT_RUN:  # a shape does not fit somewhere
             return False
-    return len(masked) == len(removed) and all(_close(a, b) for a, b in zip(masked, removed, strict=True))
+    return same_outputs(masked, removed)
 
 
 def _mask_first(model: nn.Module, unit: Unit) -> Any:
@@ -158,18 +157,3 @@ def _restored(module: nn.Module) -> Iterator[None]:
             vars(m).update(attributes)
             m._parameters.clear()
             m._parameters.update(parameters)
-
-
-def _outputs(model: nn.Module, inputs: Mapping[str, Any]) -> list[Tensor]:
-    with torch.no_grad():
-        output = model(**fresh(dict(inputs)))
-    values = dict(output) if isinstance(output, Mapping) else output
-    return [x for x in tree_leaves(values) if isinstance(x, Tensor) and x.is_floating_point()]
-
-
-def _close(a: Tensor, b: Tensor) -> bool:
-    if a.shape != b.shape:  # attention weights by head, where they are asked for
-        return a.dim() == b.dim() == 4
-    tolerance = 1e-3 if a.dtype.itemsize >= 4 else 5e-2
-    largest = float(a.nan_to_num().abs().max()) if a.numel() else 0.0
-    return torch.allclose(a, b, rtol=0, atol=tolerance * max(largest, 1e-3), equal_nan=True)

@@ -10,6 +10,7 @@ from leptonsdk.evaluation.scores import Scores
 from leptonsdk.evaluation.timing import Latency, Measurement
 from leptonsdk.hooks import Metric
 from leptonsdk.pipeline.judging import Candidate, judge
+from leptonsdk.pipeline.results import default_length
 from leptonsdk.recipe.schema import GateSpec
 
 ACCURACY = Metric("accuracy", ("correct",), binary=True)
@@ -81,3 +82,9 @@ def test_the_plain_call_refuses_a_condition_that_is_none() -> None:
         lepton.gate(scores(0), scores(0), {"accuracy": {"max_dorp": 0.1}})
     result = lepton.gate(scores(10), scores(60), {"accuracy": {"max_drop": 0.01}})
     assert (result.verdict, result.exit_code) == ("fail", 1)
+
+
+def test_the_length_that_nobody_chose_fits_the_model() -> None:
+    assert default_length({"max_position_embeddings": 512}) == 128
+    assert default_length({"max_position_embeddings": 64}) == default_length({"n_positions": 64}) == 64
+    assert default_length({}) == 128

@@ -122,12 +122,15 @@ def test_a_resumed_run_keeps_its_masks(tiny: Any, tmp_path: Path, name: str) -> 
 
 
 def test_bad_choices_are_named(tiny: Any, tmp_path: Path) -> None:
-    with pytest.raises(ValidationError, match="only heads and ffn go together"):
+    with pytest.raises(ValidationError, match="only heads, ffn and layers go together"):
         MovementPruning(structure=("heads", "block"), final_sparsity=0.5)
     with pytest.raises(ValidationError, match="must name heads, ffn"):
         MovementPruning(final_sparsity={"heads": 0.5})
     with pytest.raises(ValidationError, match="no steps to prune"):
         MovementPruning(final_sparsity=0.5, warmup=0.5, cooldown=0.5)
+    for method in ("movement", "magnitude"):
+        with pytest.raises(ValidationError, match=f"{method} has no penalty"):
+            MovementPruning(final_sparsity=0.5, method=method, regularization=1.0)
     with pytest.raises(UsageError, match="do not divide its weight"):
         MovementPruning(structure="block", final_sparsity=0.5, block_shape=(24, 8)).prepare(tiny.build("bert"), None)
     with pytest.raises(UsageError, match="no layer is left to prune"):

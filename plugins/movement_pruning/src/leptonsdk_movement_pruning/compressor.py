@@ -19,7 +19,7 @@ class MovementPruning(TrainingCompressor[MovementPruningConfig]):
     """Prunes while training, by movement (arXiv 2005.07683) or magnitude, and removes what is gone (arXiv 2109.04838).
 
     Sparsity grows by a cubic schedule. At the end heads and neurons whose weights are nought are taken out of the model,
-    whatever the structure; other zeros stay in the weights.
+    whatever the structure, and layers that are skipped; other zeros stay in the weights.
 
     ::
 
@@ -51,7 +51,7 @@ class MovementPruning(TrainingCompressor[MovementPruningConfig]):
         """Give every layer that is meant a mask.
 
         Raises:
-            UsageError: No layer is meant, blocks do not fit one, or the model shows no heads or neurons.
+            UsageError: No layer is meant, blocks do not fit one, or the model shows no heads, neurons or layers that can go.
         """
         from leptonsdk_movement_pruning.pruning import Pruning
 
@@ -78,6 +78,6 @@ class MovementPruning(TrainingCompressor[MovementPruningConfig]):
         return self.pruning.logs()
 
     def finalize(self, model: nn.Module, context: StepContext) -> nn.Module:
-        """The model without masks, and without the heads and neurons that they left nothing of."""
+        """The model without masks, and without the heads, neurons and layers that they left nothing of."""
         self.pruning.cut(self._sparsity, exact=True)
         return self.pruning.finish(model)

@@ -9,11 +9,14 @@ from pydantic import Field, field_validator, model_validator
 
 from leptonsdk.hooks import PluginConfig
 
-Structure = Literal["unstructured", "block", "rows", "columns", "heads", "ffn"]
+Structure = Literal["unstructured", "block", "rows", "columns", "heads", "ffn", "layers"]
 Method = Literal["magnitude", "l1", "movement", "soft_movement"]
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 UNITS = ("heads", "ffn")
+LAYERS = "layers"
+LEARNT = ("movement", "soft_movement")
+_PENALTIES = {"l1": 1e-4, "soft_movement": 1.0}  # methods that have one, and its factor
 
 
 class MovementPruningConfig(PluginConfig):
@@ -26,10 +29,11 @@ class MovementPruningConfig(PluginConfig):
     )
     structure: tuple[Structure, ...] = Field(
         ("heads", "ffn"),
-        description="What is pruned: heads and ffn (neurons), which are removed; or one of unstructured, block, rows, columns",
+        description="What is pruned: heads, ffn (neurons) and layers (whole blocks), which are removed; or one of unstructured, "
+        "block, rows, columns",
     )
     final_sparsity: Share | Mapping[str, Share] = Field(
-        description="Share of all heads, neurons, blocks or weights that goes; {heads: 0.5, ffn: 0.6} for different ones"
+        description="Share of all heads, neurons, layers, blocks or weights that goes; {heads: 0.5, ffn: 0.6} for different ones"
     )
     block_shape: tuple[int, int] = Field((32, 32), description="Outputs and inputs of a block")
     round_to: int = Field(
@@ -43,11 +47,13 @@ class MovementPruningConfig(PluginConfig):
     budget: Literal["layer", "global"] | None = Field(
         None,
         description="Each layer loses the same share, so that all keep one width (layer), or the lowest scores of all layers "
-        "go (global). Default: layer; soft_movement: global",
+        "go (global). Default: layer; soft_movement: global. Of `layers`, each stack loses its share",
     )
     score_learning_rate: float = Field(1e-2, gt=0, description="Of movement scores")
     regularization: float | None = Field(
-        None, ge=0, description="Factor of the penalty (l1: 1e-4 by default; soft_movement: 1.0)"
+        None,
+        ge=0,
+        description="Factor of the penalty of l1 (1e-4 by default) and soft_movement (1.0); no other method has one",
     )
     targets: tuple[str, ...] = Field(
         ("Linear", "Conv1D"), description="Layers to prune: a class, a module's name or the end of it, or re:REGEX"
@@ -66,14 +72,20 @@ class MovementPruningConfig(PluginConfig):
     def _fits_together(self) -> Self:
         if not self.structure or len(set(self.structure)) < len(self.structure):
             raise ValueError("structure names each kind once, and one at least")
-        if len(self.structure) > 1 and set(self.structure) - set(UNITS):
-            raise ValueError("only heads and ffn go together: each other structure cuts the same weights")
+        if len(self.structure) > 1 and set(self.structure) - {*UNITS, LAYERS}:
+            raise ValueError("only heads, ffn and layers go together: each other structure cuts the same weights")
+        if LAYERS in self.structure and self.method not in LEARNT:
+            raise ValueError(f"layers have no weight whose size {self.method} could take: use {' or '.join(LEARNT)}")
         if isinstance(self.final_sparsity, Mapping) and set(self.final_sparsity) != set(self.structure):
             raise ValueError(f"final_sparsity must name {', '.join(self.structure)}")
         if self.warmup + self.cooldown >= 1:
             raise ValueError("warmup and cooldown leave no steps to prune in")
         if self.method == "soft_movement" and self.budget == "layer":
             raise ValueError("soft_movement has one threshold for all layers: budget is global")
+        if self.regularization is not None and self.method not in _PENALTIES:
+            raise ValueError(
+                f"{self.method} has no penalty for regularization to scale: only {' and '.join(_PENALTIES)} do"
+            )
         return self
 
     def sparsity(self, structure: str) -> float:
@@ -86,5 +98,4 @@ class MovementPruningConfig(PluginConfig):
 
     @property
     def resolved_regularization(self) -> float:
-        defaults = {"l1": 1e-4, "soft_movement": 1.0}
-        return defaults.get(self.method, 0.0) if self.regularization is None else self.regularization
+        return _PENALTIES.get(self.method, 0.0) if self.regularization is None else self.regularization

@@ -14,8 +14,9 @@ from leptonsdk.quantization import class_names, matches, tied_layers, weight_of
 from leptonsdk.quantization.layers import is_conv1d, linear_layers
 from leptonsdk.structure import find_units, fit_config, remove_heads, remove_neurons, sample_inputs
 from leptonsdk.training import fold, transform_weight
-from leptonsdk_movement_pruning.config import UNITS, MovementPruningConfig
+from leptonsdk_movement_pruning.config import LAYERS, LEARNT, UNITS, MovementPruningConfig
 from leptonsdk_movement_pruning.masks import Mask, threshold_for
+from leptonsdk_movement_pruning.pruning_blocks import Blocks
 
 NAME = "pruning"
 
@@ -43,16 +44,19 @@ class Pruning:
 
     def __init__(self, model: Any, config: MovementPruningConfig) -> None:
         self._config = config
-        self._units = find_units(model, sample_inputs(model))
+        self._in_weights = [structure for structure in config.structure if structure != LAYERS]
+        self._units = find_units(model, sample_inputs(model)) if self._in_weights else ([], [])
+        self.blocks = Blocks(model, config.sparsity(LAYERS)) if LAYERS in config.structure else None
         self.masked = list(self._attach(model))
-        if not self.masked:
+        if self._in_weights and not self.masked:
             raise UsageError(
                 f"no layer is left to prune by targets {list(config.targets)} and ignore {list(config.ignore)}"
             )
 
     def scores(self) -> list[nn.Parameter]:
         """What is learnt besides the weights."""
-        return [masked.mask.scores for masked in self.masked if masked.mask.learnt]
+        gates = [] if self.blocks is None else self.blocks.scores()
+        return [*(masked.mask.scores for masked in self.masked if masked.mask.learnt), *gates]
 
     def penalty(self) -> Tensor:
         """The mean score after a sigmoid (soft movement), or the summed size of the weights (l1), times its factor."""
@@ -68,6 +72,9 @@ class Pruning:
         """Mask the lowest scores, so that each structure has this sparsity."""
         with torch.no_grad():
             for structure, share in sparsity.items():
+                if structure == LAYERS and self.blocks is not None:
+                    self.blocks.cut(share, freeze=exact and self._config.freeze)
+                    continue
                 members = [masked for masked in self.masked if masked.structure == structure]
                 if bool(members[0].mask.frozen):
                     continue
@@ -85,16 +92,16 @@ class Pruning:
 
     def logs(self) -> dict[str, float]:
         """Sparsity of each structure."""
-        found = {}
-        for structure in self._config.structure:
+        found = {} if self.blocks is None else {LAYERS: self.blocks.sparsity()}
+        for structure in self._in_weights:
             members = [masked for masked in self.masked if masked.structure == structure]
             cells = [masked.mask.counts[0] * masked.mask.counts[1] for masked in members]
             zeros = sum(masked.mask.sparsity * count for masked, count in zip(members, cells, strict=True))
-            found["sparsity" if len(self._config.structure) == 1 else f"{structure}_sparsity"] = zeros / sum(cells)
-        return found
+            found[structure] = zeros / sum(cells)
+        return {"sparsity" if len(found) == 1 else f"{structure}_sparsity": share for structure, share in found.items()}
 
     def finish(self, model: nn.Module) -> nn.Module:
-        """Fold the masks, then remove heads and neurons of which nothing is left."""
+        """Fold the masks, then remove heads and neurons of which nothing is left, and blocks that are skipped."""
         for masked in self.masked:
             fold(masked.layer, NAME)
         attentions, ffns = self._units
@@ -108,6 +115,8 @@ class Pruning:
             keep = _nonzero_columns(modules[ffn.down]).nonzero().flatten().tolist()
             if len(keep) < ffn.neurons:
                 remove_neurons(model, ffn, keep or [0])
+        if self.blocks is not None:  # last, since the units' names count the blocks
+            self.blocks.finish(model)
         fit_config(model)
         return model
 
@@ -126,7 +135,7 @@ class Pruning:
         def meant(name: str) -> bool:
             return name not in tied and matches(name, class_names(modules[name]), config.targets, config.ignore)
 
-        for structure in config.structure:
+        for structure in self._in_weights:
             if structure == "heads":
                 chosen = [(a.output, (weight_of(modules[a.output]).shape[0], _group_width(a))) for a in attentions]
             elif structure == "ffn":
@@ -146,7 +155,7 @@ class Pruning:
                         where=f"layer '{name}'",
                         hint="choose another block_shape, or add the layer to `ignore`",
                     )
-                learnt = config.method in ("movement", "soft_movement")
+                learnt = config.method in LEARNT
                 mask = Mask((rows, columns), cells, learnt=learnt, transposed=is_conv1d(layer)).to(weight.device)
                 transform_weight(layer, NAME, mask)
                 yield _Masked(name, layer, mask, structure)
