@@ -1,4 +1,4 @@
-"""What the benchmarks share: their arguments, and tables written with versions, hardware and date."""
+"""What the benchmarks share: their arguments, cells of their tables, and results written with versions, hardware and date."""
 
 from __future__ import annotations
 
@@ -7,7 +7,18 @@ import datetime
 import importlib.metadata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from leptonsdk.checkpoint import Checkpoint
+from leptonsdk.data.loading import Data
+from leptonsdk.evaluation.harness import input_batches
+from leptonsdk.evaluation.subjects import open_subject
+from leptonsdk.evaluation.timing import Latency, shape_inputs
+from leptonsdk.gating import paired_proportions, ratio_of_medians
+from leptonsdk.hooks import EvaluationSettings, Plugins
 from leptonsdk.pipeline.fingerprints import hardware, versions
 
 RESULTS = Path(__file__).parent / "results"
@@ -49,3 +60,30 @@ def write_results(name: str, title: str, parts: Sequence[str], packages: Sequenc
     path.write_text(text + "\n", encoding="utf-8")
     print(text)
     return path
+
+
+def inputs_of_shapes(
+    model: Checkpoint, rows: Data, plugins: Plugins, batches: Sequence[int], length: int
+) -> dict[tuple[int, int | None], Any]:
+    """Inputs to time a model with, made from a real row: by batch size and length."""
+    one = EvaluationSettings(batch_size=1)
+    sample = next(input_batches(open_subject(model, plugins), rows, plugins, settings=one))
+    return {(batch, length): shape_inputs(sample, batch, length) for batch in batches}
+
+
+def milliseconds(latency: Latency) -> str:
+    """The median of the turns, with quartiles."""
+    low, high = latency.spread
+    return f"{latency.median * 1e3:.2f} ({low * 1e3:.2f} to {high * 1e3:.2f})"
+
+
+def speedup(old: Latency, new: Latency) -> str:
+    """How many times as fast, with its 95 % interval (bootstrap of turns)."""
+    found = ratio_of_medians(np.array(old.turns), np.array(new.turns), 0.95, seed=0)
+    return f"{old.median / new.median:.2f}x [{found.low:.2f}, {found.high:.2f}]"
+
+
+def accuracy_drop(right: NDArray[Any], base: NDArray[Any]) -> str:
+    """The drop of an accuracy, with its 95 % interval, of two models' right answers to the same rows."""
+    drop = paired_proportions(right, base, 0.95)
+    return f"{base.mean() - right.mean():+.4f} [{drop.low:+.4f}, {drop.high:+.4f}]"

@@ -10,20 +10,15 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
-from common import arguments, markdown, write_results
+from common import accuracy_drop, arguments, inputs_of_shapes, markdown, milliseconds, speedup, write_results
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
 import leptonsdk as lepton
 from leptonsdk.api import installed_plugins
 from leptonsdk.data import DataSpec
 from leptonsdk.data.loading import load_data
-from leptonsdk.evaluation.harness import input_batches
-from leptonsdk.evaluation.subjects import open_subject
-from leptonsdk.evaluation.timing import Target, measure, shape_inputs
-from leptonsdk.gating import paired_proportions, ratio_of_medians
-from leptonsdk.hooks import EvaluationSettings
+from leptonsdk.evaluation.timing import Target, measure
 from leptonsdk.pipeline.fingerprints import available_threads
 
 OURS: dict[str, dict[str, Any]] = {
@@ -94,8 +89,7 @@ def main() -> None:
     for name, subject in subjects.items():
         print(f"scoring {name}")
         scores[name] = lepton.evaluate(subject, dev)
-    sample = next(input_batches(open_subject(model, plugins), dev, plugins, settings=EvaluationSettings(batch_size=1)))
-    inputs = {(batch, 32): shape_inputs(sample, batch, 32) for batch in (1, 32)}
+    inputs = inputs_of_shapes(model, dev, plugins, (1, 32), 32)
     targets = [Target("torch fp32", "checkpoint", str(options.models_dir / "minilm-sst2"), model.task)]
     targets += [Target(name, "artifact", str(artifact.folder), model.task) for name, artifact in artifacts.items()]
     print("timing by turns")
@@ -107,22 +101,17 @@ def main() -> None:
     for name, scored in scores.items():
         correct = scored.columns["correct"]
         size = artifacts[name].bytes_on_disk if name in artifacts else fp32_bytes
-        drop = paired_proportions(correct, baseline, 0.95)
         row: dict[str, object] = {
             "variant": name,
             "MB": f"{size / 1e6:.1f}",
             "smaller": f"{fp32_bytes / size:.2f}x",
             f"dev {FIRST}": f"{correct[:FIRST].mean():.4f}",
             f"dev {len(correct)}": f"{correct.mean():.4f}",
-            "drop, 95 % interval": f"{baseline.mean() - correct.mean():+.4f} [{drop.low:+.4f}, {drop.high:+.4f}]",
+            "drop, 95 % interval": accuracy_drop(correct, baseline),
         }
         for old, new in zip(measured["torch fp32"].latencies, measured[name].latencies, strict=True):
-            low, high = new.spread
-            speedup = ratio_of_medians(np.array(old.turns), np.array(new.turns), 0.95, seed=0)
-            row[f"b{new.batch_size} ms"] = f"{new.median * 1e3:.2f} ({low * 1e3:.2f} to {high * 1e3:.2f})"
-            row[f"b{new.batch_size} speedup"] = (
-                f"{old.median / new.median:.2f}x [{speedup.low:.2f}, {speedup.high:.2f}]"
-            )
+            row[f"b{new.batch_size} ms"] = milliseconds(new)
+            row[f"b{new.batch_size} speedup"] = speedup(old, new)
         rows.append(row)
     parts = [
         markdown(rows),

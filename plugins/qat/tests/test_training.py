@@ -169,3 +169,12 @@ def test_bad_choices_are_named(tiny: Any) -> None:
     context = type("Context", (), {"quantized": {"classifier": book}})()
     with pytest.raises(UsageError, match="codebooks cannot be trained: classifier"):
         QuantizationAwareTraining().prepare(model, context)
+
+
+def test_a_pruned_and_quantized_model_loads_again(tiny: Any, tmp_path: Path) -> None:
+    """BERT's config cannot say that heads are gone: shapes stand beside integers."""
+    pruning = MovementPruning(structure=("heads", "ffn"), final_sparsity={"heads": 0.5, "ffn": 0.75})
+    checkpoint = run(tiny, "bert", tmp_path, pruning, QuantizationAwareTraining()).checkpoint()
+    again = lepton.load_model(lepton.save_model(checkpoint, tmp_path / "saved"))
+    assert again.input_scales.keys() == checkpoint.input_scales.keys()
+    assert torch.allclose(outputs(tiny, "bert", again.model), outputs(tiny, "bert", checkpoint.model), atol=1e-5)
