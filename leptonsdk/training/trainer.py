@@ -151,7 +151,7 @@ class CompressionTrainerMixin(_Mixed):  # type: ignore[misc]
         super().log(logs, *args, **kwargs)
 
     def finalize(self) -> Any:
-        """The model with every compressor's work done: plain modules, smaller where something was removed."""
+        """The model with every compressor's work done: plain modules, smaller where something was removed. Done once."""
         model: Any = self.accelerator.unwrap_model(self.model)
         for compressor in self.compression:
             compressor.update(self.compression_progress)
@@ -170,7 +170,7 @@ class CompressionTrainerMixin(_Mixed):  # type: ignore[misc]
             like: Has the processor, the task and the provenance; default: the Trainer's processing class, and the task of the
                 model's architecture.
         """
-        model = self.finalize() if self.compression else self.accelerator.unwrap_model(self.model)
+        model = self.finalize()
         model.requires_grad_(True).eval()
         if like is None:
             checkpoint = Checkpoint.of(model, processor=self.processing_class)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 import leptonsdk as lepton
@@ -69,6 +70,21 @@ def test_widths_that_differ_are_exported_and_load_again(tmp_path: Path, bert_fol
     assert (tmp_path / "run" / "steps" / "01-train" / "leptonsdk_shapes.json").is_file()
     again = lepton.compress(content(bert_folder, tsv), tmp_path / "run")
     assert not again.worked
+
+
+def test_a_quantized_model_recovers_in_training(tmp_path: Path, bert_folder: Path, tsv: Path) -> None:
+    recipe = content(bert_folder, tsv)
+    recovery = {"args": {"max_steps": 4, "learning_rate": 1e-2}, "with": [{"distillation": {"teacher": str(bert_folder)}}, {"qat": {}}]}
+    recipe["steps"] = [{"rtn": {"bit_width": 4, "group_size": 32}}, {"train": recovery}]
+    del recipe["data"]["calibration"]  # scales of inputs come from the training
+    run = lepton.compress(recipe, tmp_path / "run")
+    assert run.verdict == "pass", run.state["conditions"]
+    rounded, recovered = (lepton.load_model(tmp_path / "run" / "steps" / n) for n in ("01-rtn", "02-train"))
+    assert not rounded.input_scales
+    assert recovered.input_scales
+    for name, tensor in rounded.quantized.items():
+        assert recovered.quantized[name].scheme == tensor.scheme
+        assert not torch.equal(recovered.quantized[name].integers, tensor.integers)
 
 
 def test_a_killed_training_goes_on(tmp_path: Path, bert_folder: Path, tsv: Path) -> None:
