@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import arguments, markdown, write_results
+from common import accuracy_drop, arguments, inputs_of_shapes, markdown, milliseconds, speedup, write_results
 from leptonsdk_distillation import Distillation, make_student
 from scipy import stats
 
@@ -25,11 +25,8 @@ from leptonsdk.api import installed_plugins
 from leptonsdk.checkpoint import Checkpoint
 from leptonsdk.data import DataSpec
 from leptonsdk.data.loading import Data, load_data
-from leptonsdk.evaluation.harness import input_batches
-from leptonsdk.evaluation.subjects import open_subject
-from leptonsdk.evaluation.timing import Latency, Target, measure, shape_inputs
-from leptonsdk.gating import paired_proportions, paired_relative_proportions, ratio_of_medians
-from leptonsdk.hooks import EvaluationSettings
+from leptonsdk.evaluation.timing import Latency, Target, measure
+from leptonsdk.gating import paired_relative_proportions
 from leptonsdk.pipeline.fingerprints import available_threads
 
 # What the students' loss is made of beside the task's; None is fine-tuning without a teacher.
@@ -126,7 +123,6 @@ def trained(student: Student, source: Checkpoint, teacher: Path, data: Path, dev
 
 def accuracy_row(blocks: int, name: str, seed: object, correct: Any, base: Any) -> dict[str, object]:
     """One model beside the teacher, paired by example."""
-    drop = paired_proportions(correct, base, 0.95)
     change = paired_relative_proportions(base, correct, 0.95)
     kept = correct.mean() / base.mean()
     return {
@@ -135,7 +131,7 @@ def accuracy_row(blocks: int, name: str, seed: object, correct: Any, base: Any) 
         "seed": seed,
         "accuracy": f"{correct.mean():.4f}",
         "of the teacher's, 95 % interval": f"{kept:.2%} [{1 + change.low:.2%}, {1 + change.high:.2%}]",
-        "drop, 95 % interval": f"{base.mean() - correct.mean():+.4f} [{drop.low:+.4f}, {drop.high:+.4f}]",
+        "drop, 95 % interval": accuracy_drop(correct, base),
     }
 
 
@@ -190,12 +186,9 @@ def speed_row(runtime: str, times: Mapping[str, Latency]) -> dict[str, object]:
     share = 1 - times["no blocks"].median / whole.median
     row: dict[str, object] = {"runtime": runtime, "batch": whole.batch_size}
     for name, latency in times.items():
-        low, high = latency.spread
-        row[f"{name} ms"] = f"{latency.median * 1e3:.2f} ({low * 1e3:.2f} to {high * 1e3:.2f})"
-    student = times["student"]
-    ratio = ratio_of_medians(np.array(whole.turns), np.array(student.turns), 0.95, seed=0)
+        row[f"{name} ms"] = milliseconds(latency)
     return row | {
-        "speedup": f"{whole.median / student.median:.2f}x [{ratio.low:.2f}, {ratio.high:.2f}]",
+        "speedup": speedup(whole, times["student"]),
         "blocks' share of the teacher's time": f"{share:.1%}",
         "speedup at that share": f"{1 / (1 - share / 2):.2f}x",
     }
@@ -224,10 +217,7 @@ def main() -> None:
     runs = [accuracy_row(6, "the teacher", "", base, base), accuracy_row(HALF, "not trained", "", cut, base)]
     runs += [accuracy_row(s.blocks, s.method, s.seed, r["correct"], base) for s, r in results.items()]
 
-    sample = next(input_batches(open_subject(source, plugins), dev, plugins, settings=EvaluationSettings(batch_size=1)))
-    inputs: dict[tuple[int, int | None], Any] = {
-        (batch, LENGTH): shape_inputs(sample, batch, LENGTH) for batch in BATCHES
-    }
+    inputs = inputs_of_shapes(source, dev, plugins, BATCHES, LENGTH)
     student = work / students[0].name  # all have the same shape
     folders = {"teacher": teacher, "student": student, "no blocks": without_blocks(source, teacher, work)}
     targets = runtimes(source, folders, dev, work)
