@@ -137,3 +137,41 @@ def test_bad_choices_are_named(tiny: Any, tmp_path: Path) -> None:
         MovementPruning(structure="unstructured", final_sparsity=0.5, targets=("nothing",)).prepare(
             copy.deepcopy(tiny.build("bert")), None
         )
+
+
+@pytest.mark.parametrize("method", ["movement", "soft_movement"])
+def test_scores_that_start_at_the_weights_sizes_cut_small_weights_first(tiny: Any, method: str) -> None:
+    pruning = MovementPruning(method=method, structure="unstructured", final_sparsity=0.5, initial_scores=10.0)
+    model = tiny.build("bert")
+    pruning.prepare(model, None)
+    pruning.pruning.cut({"unstructured": 0.5}, exact=True)
+    for masked in pruning.pruning.masked:
+        assert torch.allclose(masked.scores(), 10 * masked.weight.detach().abs())
+        kept = masked.mask.kept.bool()
+        assert masked.weight.detach().abs()[kept].min() >= masked.weight.detach().abs()[~kept].max()
+
+
+def test_the_penalty_on_scores_is_felt_by_single_weights() -> None:
+    """A mean over millions of scores: the paper's code has 400 there."""
+    assert (
+        MovementPruning(
+            method="soft_movement", structure="unstructured", final_sparsity=0.5
+        ).config.resolved_regularization
+        == 400
+    )
+    assert MovementPruning(method="soft_movement", final_sparsity=0.5).config.resolved_regularization == 1
+
+
+def test_soft_movement_lowers_scores_that_the_loss_does_not_hold(tiny: Any) -> None:
+    pruning = MovementPruning(method="soft_movement", structure="unstructured", final_sparsity=0.5, regularization=2.0)
+    pruning.prepare(tiny.build("bert"), None)
+    penalty = pruning.pruning.penalty()
+    penalty.backward()
+    scores = pruning.pruning.scores()
+    assert penalty.item() == pytest.approx(1.0)  # twice the sigmoid of 0
+    assert float(torch.cat([s.grad.flatten() for s in scores]).sum()) == pytest.approx(0.5, rel=1e-3)
+
+
+def test_initial_scores_are_for_scores_that_are_learnt() -> None:
+    with pytest.raises(ValidationError, match="initial_scores is for scores"):
+        MovementPruning(method="magnitude", structure="unstructured", final_sparsity=0.5, initial_scores=10.0)

@@ -17,6 +17,7 @@ UNITS = ("heads", "ffn")
 LAYERS = "layers"
 LEARNT = ("movement", "soft_movement")
 _PENALTIES = {"l1": 1e-4, "soft_movement": 1.0}  # methods that have one, and its factor
+_PENALTY_OF_WEIGHTS = 400.0  # of soft movement: of a mean over millions of scores each would feel next to nothing
 
 
 class MovementPruningConfig(PluginConfig):
@@ -50,10 +51,17 @@ class MovementPruningConfig(PluginConfig):
         "go (global). Default: layer; soft_movement: global. Of `layers`, each stack loses its share",
     )
     score_learning_rate: float = Field(1e-2, gt=0, description="Of movement scores")
+    initial_scores: float = Field(
+        0.0,
+        ge=0,
+        description="Movement scores start at this many times the size of their weights, so that in a short training, whose first "
+        "scores are mostly noise, small weights go first (about 10); 0: at nought, as in the paper",
+    )
     regularization: float | None = Field(
         None,
         ge=0,
-        description="Factor of the penalty of l1 (1e-4 by default) and soft_movement (1.0); no other method has one",
+        description="Factor of the penalty of l1 (1e-4 by default) and soft_movement (1.0; over single weights 400, as in the "
+        "paper's code); no other method has one",
     )
     targets: tuple[str, ...] = Field(
         ("Linear", "Conv1D"), description="Layers to prune: a class, a module's name or the end of it, or re:REGEX"
@@ -86,6 +94,10 @@ class MovementPruningConfig(PluginConfig):
             raise ValueError(
                 f"{self.method} has no penalty for regularization to scale: only {' and '.join(_PENALTIES)} do"
             )
+        if self.initial_scores and (self.method not in LEARNT or LAYERS in self.structure):
+            raise ValueError(
+                "initial_scores is for scores of weights that are learnt: movement or soft_movement, not layers"
+            )
         return self
 
     def sparsity(self, structure: str) -> float:
@@ -98,4 +110,8 @@ class MovementPruningConfig(PluginConfig):
 
     @property
     def resolved_regularization(self) -> float:
-        return _PENALTIES.get(self.method, 0.0) if self.regularization is None else self.regularization
+        if self.regularization is not None:
+            return self.regularization
+        if self.method == "soft_movement" and self.structure == ("unstructured",):
+            return _PENALTY_OF_WEIGHTS
+        return _PENALTIES.get(self.method, 0.0)

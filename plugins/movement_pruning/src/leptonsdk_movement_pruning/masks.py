@@ -49,7 +49,7 @@ class Mask(nn.Module):
     Args:
         shape: Of the weight.
         cells: ``(rows, columns)`` of the weight that share a score.
-        learnt: Scores are learnt (movement); else they are the mean size of the cell's weights.
+        learnt: Scores are learnt (movement), from nought on; else they are the mean size of the cell's weights.
         transposed: The weight is stored ``[in, out]`` (Conv1D).
     """
 
@@ -70,8 +70,10 @@ class Mask(nn.Module):
 
     def current(self, weight: Tensor) -> Tensor:
         """The scores ``[rows, columns]`` of cells."""
-        if self.learnt:
-            return self.scores.detach()
+        return self.scores.detach() if self.learnt else self.size(weight)
+
+    def size(self, weight: Tensor) -> Tensor:
+        """The mean size of each cell's weights ``[rows, columns]``."""
         weight = (weight.t() if self._transposed else weight).detach().abs()
         if self._cells == (1, 1):
             return weight

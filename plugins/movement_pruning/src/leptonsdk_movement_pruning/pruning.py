@@ -63,7 +63,8 @@ class Pruning:
         factor = self._config.resolved_regularization
         if self._config.method == "soft_movement":
             scores = self.scores()
-            return factor * torch.cat([torch.sigmoid(s).flatten() for s in scores]).mean()
+            total = torch.stack([torch.sigmoid(s).sum() for s in scores]).sum()
+            return factor * total / sum(s.numel() for s in scores)
         if self._config.method == "l1":
             return factor * torch.stack([masked.weight.abs().sum() for masked in self.masked]).sum()
         return self.masked[0].weight.new_zeros(())
@@ -157,6 +158,9 @@ class Pruning:
                     )
                 learnt = config.method in LEARNT
                 mask = Mask((rows, columns), cells, learnt=learnt, transposed=is_conv1d(layer)).to(weight.device)
+                if learnt and config.initial_scores:
+                    with torch.no_grad():
+                        mask.scores.copy_(config.initial_scores * mask.size(layer.weight))
                 transform_weight(layer, NAME, mask)
                 yield _Masked(name, layer, mask, structure)
 
