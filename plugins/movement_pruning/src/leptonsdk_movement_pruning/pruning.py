@@ -158,11 +158,12 @@ class Pruning:
                     )
                 learnt = config.method in LEARNT
                 mask = Mask((rows, columns), cells, learnt=learnt, transposed=is_conv1d(layer)).to(weight.device)
+                transform_weight(layer, NAME, mask)
+                masked = _Masked(name, layer, mask, structure)
                 if learnt and config.initial_scores:
                     with torch.no_grad():
-                        mask.scores.copy_(config.initial_scores * mask.size(layer.weight))
-                transform_weight(layer, NAME, mask)
-                yield _Masked(name, layer, mask, structure)
+                        mask.scores.copy_(config.initial_scores * mask.size(masked.weight))
+                yield masked
 
     def _cells(self, structure: str, weight: Tensor) -> tuple[int, int]:
         rows, columns = weight.shape
