@@ -15,7 +15,7 @@ quickstart: $(VENV)/.installed
 	$(BIN)/lepton run recipes/quickstart.yaml --out $(RUN)
 
 test: $(VENV)/.installed-dev
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n logical --dist loadfile
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
