@@ -295,7 +295,7 @@ class _Execution:
     def context(self, step: Step, previous: str, calibrated: bool) -> StepContext:
         return StepContext(
             seed=self.recipe.seed,
-            folder=self.store.scratch(step.name),
+            folder=self.store.scratch(self.keys[step.name]),
             batches=self.batches("calibration", previous) if calibrated else None,
             samples=self.batches("eval", previous, limit=64),
             progress=self.display.progress,

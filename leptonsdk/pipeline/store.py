@@ -82,9 +82,9 @@ class RunStore:
             os.fsync(file.fileno())
         aside.replace(path)
 
-    def scratch(self, name: str) -> Path:
-        """A folder for a step's unfinished work, kept until the step is entered as done."""
-        folder = self.folder / _ASIDE / "scratch" / name
+    def scratch(self, key: str) -> Path:
+        """A folder for unfinished work under a key, kept until it, or other work, is entered as done."""
+        folder = self.folder / _ASIDE / "scratch" / key[:16]
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
@@ -134,7 +134,7 @@ class RunStore:
         else:
             aside.rename(place)
         self._enter(name, key, "done", noted, files, time.perf_counter() - start, peak_memory())
-        shutil.rmtree(self.folder / _ASIDE / "scratch" / name, ignore_errors=True)
+        shutil.rmtree(self.folder / _ASIDE / "scratch", ignore_errors=True)
         return noted
 
     def _enter(

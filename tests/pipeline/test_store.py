@@ -72,13 +72,14 @@ def test_files_that_are_not_as_they_were_left_are_made_again(tmp_path: Path, har
 
 def test_scratch_is_kept_until_the_step_is_done(tmp_path: Path) -> None:
     with RunStore(tmp_path) as store:
-        (store.scratch("a") / "block-1").write_text("done")
+        (store.scratch("1") / "block-1").write_text("done")
         with pytest.raises(KeyboardInterrupt):
             store.do("a", "1", Work(breaks=True))
     with RunStore(tmp_path) as store:
-        assert (store.scratch("a") / "block-1").read_text() == "done"
+        assert list(store.scratch("2").iterdir()) == []  # of other settings
+        assert (store.scratch("1") / "block-1").read_text() == "done"
         store.do("a", "1", Work())
-        assert list(store.scratch("a").iterdir()) == []
+        assert list(store.scratch("1").iterdir()) == []
 
 
 def test_a_folder_that_is_no_run_is_not_touched(tmp_path: Path) -> None:
