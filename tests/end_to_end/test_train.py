@@ -74,7 +74,10 @@ def test_widths_that_differ_are_exported_and_load_again(tmp_path: Path, bert_fol
 
 def test_a_quantized_model_recovers_in_training(tmp_path: Path, bert_folder: Path, tsv: Path) -> None:
     recipe = content(bert_folder, tsv)
-    recovery = {"args": {"max_steps": 4, "learning_rate": 1e-2}, "with": [{"distillation": {"teacher": str(bert_folder)}}, {"qat": {}}]}
+    recovery = {
+        "args": {"max_steps": 4, "learning_rate": 1e-2},
+        "with": [{"distillation": {"teacher": str(bert_folder)}}, {"qat": {}}],
+    }
     recipe["steps"] = [{"rtn": {"bit_width": 4, "group_size": 32}}, {"train": recovery}]
     del recipe["data"]["calibration"]  # scales of inputs come from the training
     run = lepton.compress(recipe, tmp_path / "run")

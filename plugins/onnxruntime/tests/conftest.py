@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import uuid
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,6 +24,7 @@ class TinyCheckpoint:
     model: Any
     task: str
     processor: Any = None
+    input_scales: Mapping[str, Any] = field(default_factory=dict)
 
     def save_processor(self, folder: Path) -> None:
         (Path(folder) / "tokenizer.json").write_text("{}", encoding="utf-8")
@@ -173,8 +174,9 @@ def traced_once() -> Iterator[None]:
         def cached(model: Any, inputs: Any, opset: int) -> Any:
             key = (type(model).__name__, opset)
             if key not in traces:
-                traces[key] = trace(model, inputs, opset)
-            return dataclasses.replace(traces[key], model=traces[key].model.clone())
+                traces[key] = model, trace(model, inputs, opset)  # the model is kept, so that no other gets its id
+            traced = traces[key][1]
+            return dataclasses.replace(traced, model=traced.model.clone())
 
         return cached
 
