@@ -163,20 +163,23 @@ def tiny() -> SimpleNamespace:
     return SimpleNamespace(models=MODELS, batch=model_batch, context=make_context)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def traced_once() -> Iterator[None]:
-    """Trace each tiny model once: tracing is most of an export's time, and its result is the same for every precision."""
-    from leptonsdk_onnxruntime import export
+_TRACES: dict[tuple[str, int], Any] = {}
 
-    traces: dict[tuple[str, int], Any] = {}
+
+@pytest.fixture(scope="module", autouse=True)
+def traced_once() -> Iterator[None]:
+    """Trace each tiny model once: tracing is most of an export's time, and its result is the same for every precision.
+
+    Only in these modules: other tests of the same process have models of the same classes.
+    """
+    from leptonsdk_onnxruntime import export
 
     def once(trace: Callable[..., Any]) -> Callable[..., Any]:
         def cached(model: Any, inputs: Any, opset: int) -> Any:
             key = (type(model).__name__, opset)
-            if key not in traces:
-                traces[key] = model, trace(model, inputs, opset)  # the model is kept, so that no other gets its id
-            traced = traces[key][1]
-            return dataclasses.replace(traced, model=traced.model.clone())
+            if key not in _TRACES:
+                _TRACES[key] = trace(model, inputs, opset)
+            return dataclasses.replace(_TRACES[key], model=_TRACES[key].model.clone())
 
         return cached
 
