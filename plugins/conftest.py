@@ -135,7 +135,16 @@ def arguments(folder: Path, **more: Any) -> Any:
     return transformers.TrainingArguments(**{**options, **more})
 
 
+def outputs(name: str, model: Any) -> torch.Tensor:
+    """The logits of a few of its rows."""
+    data = rows(name, 4)
+    batch = {key: torch.stack([torch.as_tensor(row[key]) for row in data]) for key in data[0]}
+    with torch.no_grad():
+        logits: torch.Tensor = model.eval()(**batch).logits
+    return logits
+
+
 @pytest.fixture(scope="session")
 def tiny() -> Any:
     """The helpers of this file, for the tests."""
-    return SimpleNamespace(build=build, rows=rows, arguments=arguments, names=tuple(MODELS))
+    return SimpleNamespace(build=build, rows=rows, arguments=arguments, outputs=outputs, names=tuple(MODELS))

@@ -32,14 +32,6 @@ def run(tiny: Any, name: str, folder: Path, pruning: MovementPruning, seed: int 
     return trainer
 
 
-def outputs(tiny: Any, name: str, model: Any) -> torch.Tensor:
-    data = tiny.rows(name, 4)
-    batch = {key: torch.stack([torch.as_tensor(row[key]) for row in data]) for key in data[0]}
-    with torch.no_grad():
-        logits: torch.Tensor = model.eval()(**batch).logits
-    return logits
-
-
 def depths(model: Any) -> list[int]:
     parts = ("encoder", "decoder") if model.config.is_encoder_decoder else (None,)
     return [len(stack) for part in parts for stack in deepest_stacks(model, part).values()]
@@ -49,18 +41,18 @@ def depths(model: Any) -> list[int]:
 def test_what_is_skipped_is_dropped_and_the_outputs_stay(tiny: Any, name: str, tmp_path: Path) -> None:
     pruning = MovementPruning(structure="layers", final_sparsity=0.5)
     trainer = run(tiny, name, tmp_path, pruning)
-    masked = outputs(tiny, name, trainer.model)
+    masked = tiny.outputs(name, trainer.model)
     assert trainer.state.log_history[-2]["sparsity"] == 0.5
     model = trainer.finalize()
-    assert not torch.allclose(outputs(tiny, name, tiny.build(name, layers=4)), masked, atol=1e-3)
-    assert torch.allclose(outputs(tiny, name, model), masked, atol=1e-5)
+    assert not torch.allclose(tiny.outputs(name, tiny.build(name, layers=4)), masked, atol=1e-3)
+    assert torch.allclose(tiny.outputs(name, model), masked, atol=1e-5)
     assert set(depths(model)) == {2}
     assert not [key for key in model.state_dict() if "gate." in key and "pruning" in key]
     assert not any(module._forward_hooks for stack in deepest_stacks(model).values() for module in stack)
     model.save_pretrained(tmp_path / "saved")
     again = type(model).from_pretrained(tmp_path / "saved")
     assert set(depths(again)) == {2}
-    assert torch.equal(outputs(tiny, name, again), outputs(tiny, name, model))
+    assert torch.equal(tiny.outputs(name, again), tiny.outputs(name, model))
 
 
 @pytest.mark.parametrize("name", ["bert", "llama", "whisper"])
@@ -69,27 +61,27 @@ def test_blocks_go_together_with_heads_and_neurons(tiny: Any, name: str, tmp_pat
         structure=("layers", "heads", "ffn"), final_sparsity={"layers": 0.25, "heads": 0.5, "ffn": 0.75}
     )
     trainer = run(tiny, name, tmp_path, pruning)
-    masked = outputs(tiny, name, trainer.model)
+    masked = tiny.outputs(name, trainer.model)
     logs = trainer.state.log_history[-2]
     assert [logs[f"{what}_sparsity"] for what in ("layers", "heads", "ffn")] == pytest.approx([0.25, 0.5, 0.75])
     model = trainer.finalize()
-    assert torch.allclose(outputs(tiny, name, model), masked, atol=1e-5)
+    assert torch.allclose(tiny.outputs(name, model), masked, atol=1e-5)
     assert set(depths(model)) == {3}
     if name == "llama":
         model.save_pretrained(tmp_path / "saved")
         again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "saved")
         assert (again.config.num_hidden_layers, again.config.intermediate_size) == (3, 16)
-        assert torch.equal(outputs(tiny, name, again), outputs(tiny, name, model))
+        assert torch.equal(tiny.outputs(name, again), tiny.outputs(name, model))
 
 
 @pytest.mark.parametrize("name", ["bert", "llama"])
 def test_a_gate_is_one_or_nought_and_its_gradient_what_the_block_adds(tiny: Any, name: str) -> None:
     model = tiny.build(name, layers=3)
-    whole = outputs(tiny, name, model)
+    whole = tiny.outputs(name, model)
     pruning = MovementPruning(structure="layers", final_sparsity=0.34)
     pruning.prepare(model, StepContext(seed=0, folder=Path()))
     (stack,) = pruning.pruning.blocks.stacks
-    assert torch.equal(outputs(tiny, name, model), whole), "open gates change nothing"
+    assert torch.equal(tiny.outputs(name, model), whole), "open gates change nothing"
     block, gate = next(iter(deepest_stacks(model).values()))[1], stack.gates[1]
     seen: dict[str, torch.Tensor] = {}
 
@@ -109,9 +101,9 @@ def test_a_gate_is_one_or_nought_and_its_gradient_what_the_block_adds(tiny: Any,
             assert torch.allclose(gate.scores.grad.sum(), expected, rtol=1e-4)
         assert float(gate.scores.grad.abs()) > 0, "a shut gate goes on learning, so that it may open again"
     again = copy.deepcopy(model)
-    assert torch.equal(outputs(tiny, name, again), outputs(tiny, name, model)), "a copy has its own gates, as they are"
+    assert torch.equal(tiny.outputs(name, again), tiny.outputs(name, model)), "a copy has its own gates, as they are"
     gate.cut(gate.scores, torch.tensor(0.0))
-    assert not torch.equal(outputs(tiny, name, again), outputs(tiny, name, model))
+    assert not torch.equal(tiny.outputs(name, again), tiny.outputs(name, model))
 
 
 def test_a_first_block_that_serves_all_others_stays(tiny: Any, tmp_path: Path) -> None:

@@ -26,14 +26,6 @@ def run(tiny: Any, name: str, folder: Path, pruning: MovementPruning, **more: An
     return trainer
 
 
-def outputs(tiny: Any, name: str, model: Any) -> torch.Tensor:
-    data = tiny.rows(name, 4)
-    batch = {key: torch.stack([torch.as_tensor(row[key]) for row in data]) for key in data[0]}
-    with torch.no_grad():
-        logits: torch.Tensor = model.eval()(**batch).logits
-    return logits
-
-
 def zeros(model: Any) -> float:
     weights = [m.weight for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and "classifier" not in n]
     weights = [w for w in weights if w is not getattr(model.get_output_embeddings(), "weight", None)]
@@ -45,11 +37,11 @@ def test_what_is_masked_is_removed_and_the_outputs_stay(tiny: Any, name: str, tm
     trainer = run(
         tiny, name, tmp_path, MovementPruning(structure=("heads", "ffn"), final_sparsity={"heads": 0.5, "ffn": 0.75})
     )
-    masked = outputs(tiny, name, trainer.model)
+    masked = tiny.outputs(name, trainer.model)
     dense = sum(p.numel() for p in tiny.build(name).parameters())
     assert trainer.state.log_history[-2]["ffn_sparsity"] == pytest.approx(0.75)
     model = trainer.finalize()
-    assert torch.allclose(outputs(tiny, name, model), masked, atol=1e-5)
+    assert torch.allclose(tiny.outputs(name, model), masked, atol=1e-5)
     assert sum(p.numel() for p in model.parameters()) < 0.75 * dense
     assert all(type(m).__module__.split(".")[0] in ("torch", "transformers") for m in model.modules())
     assert not [key for key in model.state_dict() if "scores" in key or "threshold" in key]
@@ -61,9 +53,9 @@ def test_every_method_reaches_its_sparsity(tiny: Any, tmp_path: Path, method: st
     pruning = MovementPruning(method=method, structure=structure, final_sparsity=0.5, block_shape=(8, 8))
     trainer = run(tiny, "bert", tmp_path, pruning, max_steps=10)
     assert pruning.logs()["sparsity"] == pytest.approx(0.5, abs=0.02)
-    masked = outputs(tiny, "bert", trainer.model)
+    masked = tiny.outputs("bert", trainer.model)
     model = trainer.finalize()
-    assert torch.allclose(outputs(tiny, "bert", model), masked, atol=1e-5)
+    assert torch.allclose(tiny.outputs("bert", model), masked, atol=1e-5)
     # Where all of a head or neuron is masked, it is removed, and its zeros with it.
     assert 0.2 < zeros(model) < 0.52
 
@@ -74,19 +66,19 @@ def test_a_uniform_llama_loads_with_plain_transformers(tiny: Any, tmp_path: Path
     again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "saved")
     assert again.config.intermediate_size == 32
     assert again.config.num_key_value_heads == 1
-    assert torch.equal(outputs(tiny, "llama", again), outputs(tiny, "llama", model))
+    assert torch.equal(tiny.outputs("llama", again), tiny.outputs("llama", model))
 
 
 def test_a_global_budget_lets_layers_differ_but_none_goes_empty(tiny: Any, tmp_path: Path) -> None:
     pruning = MovementPruning(final_sparsity=0.9, budget="global", round_to=8)
     trainer = run(tiny, "bert", tmp_path, pruning)
-    masked = outputs(tiny, "bert", trainer.model)
+    masked = tiny.outputs("bert", trainer.model)
     model = trainer.finalize()
     widths = [layer.intermediate.dense.out_features for layer in model.bert.encoder.layer]
     heads = [layer.attention.self.query.out_features // 8 for layer in model.bert.encoder.layer]
     assert min(heads) >= 1
     assert all(width % 8 == 0 and width >= 8 for width in widths)
-    assert torch.allclose(outputs(tiny, "bert", model), masked, atol=1e-5)
+    assert torch.allclose(tiny.outputs("bert", model), masked, atol=1e-5)
 
 
 def test_learnt_scores_are_trained_at_their_own_rate(tiny: Any, tmp_path: Path) -> None:

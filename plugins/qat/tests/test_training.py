@@ -28,35 +28,27 @@ def run(tiny: Any, name: str, folder: Path, *compression: Any, **more: Any) -> C
     return trainer
 
 
-def outputs(tiny: Any, name: str, model: Any) -> torch.Tensor:
-    data = tiny.rows(name, 4)
-    batch = {key: torch.stack([torch.as_tensor(row[key]) for row in data]) for key in data[0]}
-    with torch.no_grad():
-        logits: torch.Tensor = model.eval()(**batch).logits
-    return logits
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_the_finished_model_is_the_trained_one_and_loads_again(tiny: Any, name: str, tmp_path: Path) -> None:
     trainer = run(tiny, name, tmp_path, QuantizationAwareTraining(activation_bits=None, weight_scales="learned"))
-    trained = outputs(tiny, name, trainer.model)
+    trained = tiny.outputs(name, trainer.model)
     checkpoint = trainer.checkpoint()
-    assert torch.allclose(outputs(tiny, name, checkpoint.model), trained, atol=1e-5)
+    assert torch.allclose(tiny.outputs(name, checkpoint.model), trained, atol=1e-5)
     assert all(type(m) in (torch.nn.Linear,) for m in checkpoint.model.modules() if isinstance(m, torch.nn.Linear))
     folder = lepton.save_model(checkpoint, tmp_path / "saved")
     again = lepton.load_model(folder, task=checkpoint.task)
     assert again.quantized.keys() == checkpoint.quantized.keys()
-    assert torch.allclose(outputs(tiny, name, again.model), trained, atol=1e-5)
+    assert torch.allclose(tiny.outputs(name, again.model), trained, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_inputs_are_quantized_and_their_scales_saved(tiny: Any, name: str, tmp_path: Path) -> None:
     trainer = run(tiny, name, tmp_path, QuantizationAwareTraining())
     quantizers = [m for m in trainer.model.modules() if isinstance(m, InputQuantizer)]
-    quantized = outputs(tiny, name, trainer.model)
+    quantized = tiny.outputs(name, trainer.model)
     for quantizer in quantizers:
         quantizer.active = False
-    assert not torch.equal(outputs(tiny, name, trainer.model), quantized)
+    assert not torch.equal(tiny.outputs(name, trainer.model), quantized)
     checkpoint = trainer.checkpoint()
     scales = {module: tensor.input_scale for module, tensor in checkpoint.quantized.items()}
     assert None not in scales.values()
@@ -69,7 +61,7 @@ def test_inputs_are_quantized_and_their_scales_saved(tiny: Any, name: str, tmp_p
         assert tensor.input_scale.zero_point == scales[module].zero_point
         assert tensor.input_scale.scale == pytest.approx(scales[module].scale)
     plain = type(checkpoint.model).from_pretrained(folder)
-    assert torch.allclose(outputs(tiny, name, plain), outputs(tiny, name, checkpoint.model), atol=1e-5)
+    assert torch.allclose(tiny.outputs(name, plain), tiny.outputs(name, checkpoint.model), atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["bert", "llama"])
@@ -77,9 +69,9 @@ def test_inputs_are_quantized_and_their_scales_saved(tiny: Any, name: str, tmp_p
 def test_masks_act_first_and_what_they_remove_is_gone(tiny: Any, name: str, options: Any, tmp_path: Path) -> None:
     pruning = MovementPruning(final_sparsity=0.5, round_to=8)
     trainer = run(tiny, name, tmp_path, pruning, QuantizationAwareTraining(activation_bits=None, **options))
-    trained = outputs(tiny, name, trainer.model)
+    trained = tiny.outputs(name, trainer.model)
     checkpoint = trainer.checkpoint()
-    assert torch.allclose(outputs(tiny, name, checkpoint.model), trained, atol=1e-5)
+    assert torch.allclose(tiny.outputs(name, checkpoint.model), trained, atol=1e-5)
     widths = {tensor.shape for tensor in checkpoint.quantized.values()}
     assert (32, 32) in widths
     assert (32, 64) not in widths
@@ -118,11 +110,11 @@ def test_training_recovers_what_rounding_lost(tiny: Any, tmp_path: Path) -> None
     from leptonsdk_distillation import Distillation
 
     model = tiny.build("bert")
-    wanted = outputs(tiny, "bert", model)
+    wanted = tiny.outputs("bert", model)
     rounded = lepton.quantize_model(model, bit_width=2, group_size=8)
 
     def error(found: Any) -> float:
-        return float((outputs(tiny, "bert", found).softmax(-1) - wanted.softmax(-1)).square().mean())
+        return float((tiny.outputs("bert", found).softmax(-1) - wanted.softmax(-1)).square().mean())
 
     with pytest.raises(UsageError, match=r"cannot be trained as floats.*qat"):
         CompressionTrainer(rounded.model, tiny.arguments(tmp_path), quantized=rounded.quantized)
@@ -177,4 +169,4 @@ def test_a_pruned_and_quantized_model_loads_again(tiny: Any, tmp_path: Path) -> 
     checkpoint = run(tiny, "bert", tmp_path, pruning, QuantizationAwareTraining()).checkpoint()
     again = lepton.load_model(lepton.save_model(checkpoint, tmp_path / "saved"))
     assert again.input_scales.keys() == checkpoint.input_scales.keys()
-    assert torch.allclose(outputs(tiny, "bert", again.model), outputs(tiny, "bert", checkpoint.model), atol=1e-5)
+    assert torch.allclose(tiny.outputs("bert", again.model), tiny.outputs("bert", checkpoint.model), atol=1e-5)
