@@ -92,7 +92,7 @@ def test_a_quantized_model_recovers_in_training(tmp_path: Path, bert_folder: Pat
 
 def test_a_killed_training_goes_on(tmp_path: Path, bert_folder: Path, tsv: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(yaml.safe_dump(content(bert_folder, tsv, num_train_epochs=400, save_steps=5)), encoding="utf-8")
+    recipe.write_text(yaml.safe_dump(content(bert_folder, tsv, num_train_epochs=40, save_steps=5)), encoding="utf-8")
     command = [sys.executable, "-m", "leptonsdk.cli", "run", str(recipe), "--out", str(tmp_path / "run")]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     try:
