@@ -1,4 +1,4 @@
-"""Running a causal language model with its key-value cache, and greedy generation."""
+"""Running a causal language model with its key-value cache, and generation."""
 
 from __future__ import annotations
 
@@ -10,16 +10,11 @@ import onnxruntime as ort
 import torch
 from numpy.typing import NDArray
 
-from leptonsdk_onnxruntime.runner import OnnxRunner, Outputs
+from leptonsdk.exporting import Outputs, generate, logits_processors
+from leptonsdk_onnxruntime.runner import OnnxRunner
 
 CACHE_PREFIX = "past_key_values."
 PRESENT_PREFIX = "present."
-Ids = NDArray[np.int64]
-
-
-def position_ids(attention_mask: Ids) -> Ids:
-    """Positions that count only attended tokens: [batch, length] to [batch, length]; padding gets 0."""
-    return np.maximum(np.cumsum(attention_mask, axis=1) - 1, 0).astype(np.int64)
 
 
 class DecoderRunner(OnnxRunner):
@@ -63,45 +58,36 @@ class DecoderRunner(OnnxRunner):
         *,
         max_new_tokens: int,
         eos_token_id: int | Collection[int] | None = None,
+        do_sample: bool = False,
+        seed: int | None = None,
+        **processors: Any,
     ) -> torch.Tensor:
-        """Greedy generation. The prompt comes first in the answer, as in transformers' ``generate``.
-
-        Args:
-            input_ids: [batch, length], padded on the left.
-            attention_mask: [batch, length]; default: all ones.
-            max_new_tokens: At most that many; fewer when every row has ended.
-            eos_token_id: One or several tokens that end a row; the rest of it is padding.
-        """
-        ids: Ids = input_ids.cpu().numpy().astype(np.int64)
-        mask: Ids = np.ones_like(ids) if attention_mask is None else attention_mask.cpu().numpy().astype(np.int64)
-        ends = _ends(eos_token_id)
-        pad = self.pad_token_id if self.pad_token_id is not None else (int(ends[0]) if ends.size else 0)
-        running = np.ones(ids.shape[0], bool)
-        cache = {name: ort.OrtValue.ortvalue_from_numpy(a) for name, a in self.empty_cache(ids.shape[0]).items()}
-        answer, step, positions = [ids], ids, position_ids(mask)
-        for _ in range(max_new_tokens):
-            logits, cache = self._step(step, mask, positions, cache)
-            tokens = np.where(running, logits[:, -1].argmax(-1), pad).astype(np.int64)
-            answer.append(tokens[:, None])
-            running &= ~np.isin(tokens, ends)
-            if not running.any():
-                break
-            step = tokens[:, None]
-            mask = np.concatenate([mask, np.ones_like(step)], axis=1)
-            positions = positions[:, -1:] + 1
-        return torch.from_numpy(np.concatenate(answer, axis=1))
+        """Greedy or sampled generation with the cache: `leptonsdk.exporting.generate`, and its `logits_processors` by name."""
+        return generate(
+            self._step,
+            input_ids,
+            attention_mask,
+            max_new_tokens=max_new_tokens,
+            eos_token_id=eos_token_id,
+            pad_token_id=self.pad_token_id,
+            processors=logits_processors(**processors),
+            do_sample=do_sample,
+            seed=seed,
+        )
 
     def _step(
-        self, ids: Ids, mask: Ids, positions: Ids, cache: dict[str, ort.OrtValue]
-    ) -> tuple[NDArray[np.float32], dict[str, ort.OrtValue]]:
-        arrays = {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
-        feed = {name: ort.OrtValue.ortvalue_from_numpy(a) for name, a in arrays.items() if name in self.input_names}
+        self,
+        tokens: torch.Tensor,
+        mask: torch.Tensor,
+        positions: torch.Tensor,
+        cache: dict[str, ort.OrtValue] | None,
+    ) -> tuple[torch.Tensor, dict[str, ort.OrtValue]]:
+        if cache is None:
+            empty = self.empty_cache(tokens.shape[0])
+            cache = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in empty.items()}
+        given = {"input_ids": tokens, "attention_mask": mask, "position_ids": positions}
+        feed = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in self.feed(given).items()}
         # The cache stays where ONNX Runtime made it: no copies through NumPy.
         logits, *present = self.session.run_with_ort_values(["logits", *self.present_names], feed | cache)
-        return logits.numpy(), dict(zip(self.cache_shapes, present, strict=True))
-
-
-def _ends(eos_token_id: int | Collection[int] | None) -> Ids:
-    if eos_token_id is None:
-        return np.array([], np.int64)
-    return np.array([eos_token_id] if isinstance(eos_token_id, int) else list(eos_token_id), np.int64)
+        last = torch.from_numpy(logits.numpy()[:, -1])
+        return last, dict(zip(self.cache_shapes, present, strict=True))

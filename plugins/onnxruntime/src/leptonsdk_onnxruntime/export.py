@@ -10,15 +10,24 @@ import onnx_ir as ir
 
 from leptonsdk.artifact import Artifact
 from leptonsdk.errors import ExportError
+from leptonsdk.exporting import (
+    GENERATIVE_TASKS,
+    Inputs,
+    check_parity,
+    measure_parity,
+    model_inputs,
+    pad_token,
+    sample_batches,
+    tracing_inputs,
+    write_companions,
+)
 from leptonsdk.hooks import StepContext
 from leptonsdk.quantization.activations import InputScale
 from leptonsdk_onnxruntime.config import OnnxRuntimeConfig
 from leptonsdk_onnxruntime.decoder import CACHE_PREFIX
-from leptonsdk_onnxruntime.export_inputs import Inputs, model_inputs, sample_batches, tracing_inputs
 from leptonsdk_onnxruntime.export_torch import Traced, trace, trace_decoder, write_export_manifest
 from leptonsdk_onnxruntime.graph import name_weights, pack_siblings, share_transposed, tidy
 from leptonsdk_onnxruntime.graph_attention import simplify_attention
-from leptonsdk_onnxruntime.parity import check_parity, measure_parity
 from leptonsdk_onnxruntime.quantize_graph import QuantizationReport, quantize_graph
 from leptonsdk_onnxruntime.quantize_trained import only, trained_ranges
 from leptonsdk_onnxruntime.runner import load_runner
@@ -26,7 +35,6 @@ from leptonsdk_onnxruntime.runner import load_runner
 if TYPE_CHECKING:
     from leptonsdk.checkpoint import Checkpoint
 
-GENERATIVE_TASKS = frozenset({"text-generation"})
 _EXTERNAL_FROM = int(1.8 * 2**30)  # protobuf ends at 2 GB
 _PARITY_BATCH, _PARITY_BATCHES = 8, 4
 _DECODER_BATCH = 2  # logits of one long row fill hundreds of megabytes
@@ -66,11 +74,12 @@ def export_checkpoint(
     files = _save(graph, folder, entry)
     if traced.metadata is not None:
         write_export_manifest(traced.metadata, (folder / entry).parent, Path(entry).name)
-    _write_companions(checkpoint, folder)
+    write_companions(checkpoint, folder)
     context.progress(3, _STEPS, "comparing with the source model")
     artifact = Artifact(folder, "onnxruntime", precision, task, entry, files, _details(graph, quantization, model))
+    where = f"onnxruntime {precision}, {entry}"
     parity = measure_parity(model, load_runner(artifact, context.threads), samples)
-    details = {**artifact.details, "parity": check_parity(parity, precision, config.tolerance, str(entry))}
+    details = {**artifact.details, "parity": check_parity(parity, precision == "fp32", config.tolerance, where)}
     context.progress(_STEPS, _STEPS, "exported")
     return Artifact(folder, artifact.backend, precision, task, entry, files, details)
 
@@ -116,14 +125,6 @@ def _save(graph: ir.Model, folder: Path, entry: str) -> tuple[str, ...]:
     return (entry, f"{entry}_data")
 
 
-def _write_companions(checkpoint: Checkpoint, folder: Path) -> None:
-    checkpoint.model.config.save_pretrained(folder)
-    generation = getattr(checkpoint.model, "generation_config", None)
-    if generation is not None and checkpoint.task in GENERATIVE_TASKS:
-        generation.save_pretrained(folder)
-    checkpoint.save_processor(folder)
-
-
 def _details(
     graph: ir.Model, quantization: tuple[QuantizationReport, dict[str, Any]] | None, model: Any
 ) -> dict[str, Any]:
@@ -133,7 +134,7 @@ def _details(
         "opset": graph.opset_imports[""],
     }
     if any(str(value.name).startswith(CACHE_PREFIX) for value in graph.graph.inputs):
-        details["pad_token_id"] = _pad_token(model)
+        details["pad_token_id"] = pad_token(model)
     if quantization is not None:
         report, calibration = quantization
         if not (report.matmuls or report.matmuls_by_rows or report.matmuls_in_blocks or report.embeddings):
@@ -152,16 +153,6 @@ def _details(
             "calibration": calibration,
         }
     return details
-
-
-def _pad_token(model: Any) -> int | None:
-    for config in (getattr(model, "generation_config", None), model.config):
-        for name in ("pad_token_id", "eos_token_id"):
-            value = getattr(config, name, None)
-            value = value[0] if isinstance(value, list) else value
-            if value is not None:
-                return int(value)
-    return None
 
 
 def _describe(value: ir.Value) -> Mapping[str, Any]:

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import io
 import json
-import logging
 import re
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +14,7 @@ import onnx_ir as ir
 import torch
 
 from leptonsdk.errors import ExportError
+from leptonsdk.exporting import quiet
 from leptonsdk_onnxruntime.graph import rename
 
 # Axes that vary, by input; other inputs vary along the batch, and text-like ones (two-dimensional integers) along both.
@@ -143,20 +140,3 @@ def _name_axes(value: ir.Value, names: Mapping[int, str], dims: dict[str, str]) 
     for axis, name in names.items():
         if isinstance(value.shape[axis], ir.SymbolicDim):
             dims.setdefault(str(value.shape[axis]), name)
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keep the exporters' progress lines and version warnings off the screen. Errors still raise."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with (
-            warnings.catch_warnings(),
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-        ):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)

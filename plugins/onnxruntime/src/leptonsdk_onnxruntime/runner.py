@@ -11,6 +11,7 @@ import onnxruntime as ort
 import torch
 
 from leptonsdk.artifact import Artifact
+from leptonsdk.exporting import Outputs
 
 _PROVIDERS = ("CPUExecutionProvider",)
 _DTYPES = {
@@ -21,19 +22,6 @@ _DTYPES = {
     "tensor(int32)": torch.int32,
     "tensor(bool)": torch.bool,
 }
-
-
-class Outputs(dict[str, Any]):
-    """A model's outputs by name, as attributes, and by position: what transformers' `ModelOutput` offers."""
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return self[name]
-        except KeyError:
-            raise AttributeError(f"the model has no output '{name}', only {', '.join(self)}") from None
-
-    def __getitem__(self, key: Any) -> Any:
-        return list(self.values())[key] if isinstance(key, (int, slice)) else super().__getitem__(key)
 
 
 def open_session(path: str, threads: int | None) -> ort.InferenceSession:

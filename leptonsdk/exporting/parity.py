@@ -97,13 +97,20 @@ def _greater(a: float, b: float) -> float:
     return b if b > a or math.isnan(b) else a
 
 
-def check_parity(parity: Mapping[str, Any], precision: str, tolerance: float | None, where: str) -> dict[str, Any]:
+def check_parity(parity: Mapping[str, Any], exact: bool, tolerance: float | None, where: str) -> dict[str, Any]:
     """The parity with the tolerance that it was held against.
+
+    Args:
+        parity: Of `measure_parity`.
+        exact: The export computes in float32, so that its outputs are the source's: the greatest difference counts; else, for
+            rounded weights, the root mean square of all.
+        tolerance: In the unit of what counts; None: 1e-3 (relative where outputs are above 1), and 0.25.
+        where: Names the export in an error.
 
     Raises:
         ExportError: It is beyond it.
     """
-    if precision == "fp32":
+    if exact:
         limit = tolerance if tolerance is not None else _FP32_TOLERANCE * max(1.0, parity["max_abs_output"])
         measure = "max_abs_diff"
     else:
@@ -112,7 +119,7 @@ def check_parity(parity: Mapping[str, Any], precision: str, tolerance: float | N
     if not parity[measure] <= limit:
         raise ExportError(
             f"the exported model differs from its source: {measure} {parity[measure]:.3g}, allowed {limit:.3g}",
-            where=f"onnxruntime {precision}, {where}",
+            where=where,
             hint="leave sensitive modules in float with `ignore`, or allow more with `tolerance`",
         )
     return {**parity, "measure": measure, "tolerance": limit}

@@ -1,0 +1,45 @@
+"""What every backend needs: sample inputs, the files beside a graph, the comparison with the source, generation."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from leptonsdk.lazy import names_on_demand
+
+if TYPE_CHECKING:
+    from leptonsdk.exporting.companions import GENERATIVE_TASKS, pad_token, write_companions
+    from leptonsdk.exporting.generation import Step, generate, logits_processors, position_ids
+    from leptonsdk.exporting.inputs import Inputs, model_inputs, sample_batches, synthetic_inputs, tracing_inputs
+    from leptonsdk.exporting.outputs import Outputs
+    from leptonsdk.exporting.parity import check_parity, measure_parity
+    from leptonsdk.exporting.silence import quiet
+
+__all__ = [
+    "GENERATIVE_TASKS",
+    "Inputs",
+    "Outputs",
+    "Step",
+    "check_parity",
+    "generate",
+    "logits_processors",
+    "measure_parity",
+    "model_inputs",
+    "pad_token",
+    "position_ids",
+    "quiet",
+    "sample_batches",
+    "synthetic_inputs",
+    "tracing_inputs",
+    "write_companions",
+]
+
+_PLACES = {
+    **dict.fromkeys(("GENERATIVE_TASKS", "pad_token", "write_companions"), "companions"),
+    **dict.fromkeys(("Step", "generate", "logits_processors", "position_ids"), "generation"),
+    **dict.fromkeys(("Inputs", "model_inputs", "sample_batches", "synthetic_inputs", "tracing_inputs"), "inputs"),
+    "Outputs": "outputs",
+    **dict.fromkeys(("check_parity", "measure_parity"), "parity"),
+    "quiet": "silence",
+}
+
+__getattr__ = names_on_demand(__name__, _PLACES)
