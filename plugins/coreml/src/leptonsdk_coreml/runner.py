@@ -1,0 +1,103 @@
+"""Running an artifact: in Core ML on macOS, by reference elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import coremltools as ct
+import torch
+
+from leptonsdk.artifact import Artifact
+from leptonsdk.exporting import Outputs, quiet
+from leptonsdk_coreml.runner_reference import ReferenceProgram
+
+REFERENCE = "reference evaluation, not executed by Core ML"
+
+
+class CoreMLRunner:
+    """What both ways of running share: types, inputs that can be filled in, output names."""
+
+    runtime: str
+
+    def __init__(self, description: Any) -> None:
+        dtypes = ct.proto.FeatureTypes_pb2.ArrayFeatureType
+        self.dtypes = {
+            value.name: torch.int32 if value.type.multiArrayType.dataType == dtypes.INT32 else torch.float32
+            for value in description.input
+        }
+        self.output_names = [value.name for value in description.output]
+        self.input_names = frozenset(self.dtypes)
+
+    def __call__(self, **inputs: torch.Tensor) -> Any:
+        """The outputs as torch tensors. Inputs that the program does not read are dropped."""
+        feed = {
+            name: value.detach().to("cpu", self.dtypes[name])
+            for name, value in inputs.items()
+            if name in self.dtypes and value is not None
+        }
+        self._complete(feed)
+        found = self.predict(feed)
+        return Outputs((name, found[name]) for name in self.output_names)
+
+    def predict(self, feed: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+        """The outputs for a complete feed."""
+        raise NotImplementedError
+
+    def _complete(self, feed: dict[str, torch.Tensor]) -> None:
+        for name in self.input_names - feed.keys():
+            if name == "attention_mask" and "input_ids" in feed:
+                feed[name] = torch.ones_like(feed["input_ids"])
+            elif name == "token_type_ids" and "input_ids" in feed:
+                feed[name] = torch.zeros_like(feed["input_ids"])
+            else:
+                raise TypeError(f"the model needs the input '{name}'")
+
+
+class DeviceRunner(CoreMLRunner):
+    """Predictions by Core ML itself."""
+
+    def __init__(self, model: Any, precision: str) -> None:
+        super().__init__(model.get_spec().description)
+        self.model = model
+        self.runtime = f"Core ML (coremltools {ct.__version__}, {precision})"
+
+    def predict(self, feed: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+        found = self.model.predict({name: value.numpy() for name, value in feed.items()})
+        return {name: torch.from_numpy(value) for name, value in found.items()}
+
+
+class ReferenceRunner(CoreMLRunner):
+    """The saved program, operation by operation, in torch. How long that takes says nothing about Core ML."""
+
+    timed = False
+
+    def __init__(self, model: Any, precision: str, threads: int | None) -> None:
+        super().__init__(model.get_spec().description)
+        self.program = ReferenceProgram(model)
+        self.threads = threads
+        computes = "fp16 results, sums in fp32" if self.program.rounds else "fp32"
+        self.runtime = f"coreml {precision}: {REFERENCE} (coremltools {ct.__version__}, {computes})"
+
+    def predict(self, feed: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+        before = torch.get_num_threads()
+        torch.set_num_threads(self.threads or before)
+        try:
+            return self.program(feed)
+        finally:
+            torch.set_num_threads(before)
+
+
+def load_runner(artifact: Artifact, threads: int | None) -> CoreMLRunner:
+    """The runner for this system."""
+    path = str(artifact.folder / artifact.entry)
+    return open_runner(path, artifact.precision, threads)
+
+
+def open_runner(path: str, precision: str, threads: int | None = None) -> CoreMLRunner:
+    """The runner for a package."""
+    with quiet():
+        if sys.platform == "darwin":
+            return DeviceRunner(ct.models.MLModel(path), precision)
+        return ReferenceRunner(ct.models.MLModel(path, skip_model_load=True), precision, threads)
