@@ -92,5 +92,5 @@ def convert(
 def unsupported(traced: torch.jit.ScriptModule) -> list[str]:
     """The operations of a traced module that coremltools has no conversion for."""
     graph = traced.inlined_graph
-    kinds = {sanitize_op_kind(node.kind()) for node in graph.nodes()}
+    kinds = {sanitize_op_kind(node.kind()) for node in graph.nodes() if node.kind().startswith("aten::")}
     return sorted(kind for kind in kinds if _TORCH_OPS_REGISTRY.get_func(kind) is None)
