@@ -114,13 +114,18 @@ def _resolve(
             resolved.append(None)
             continue
         name, config = found
-        label = f"{index + 1:02d}-{name}" if kind == "compress" else f"{name}-{getattr(config, 'precision', 'default')}"
+        label = f"{index + 1:02d}-{name}" if kind == "compress" else _export_label(name, config)
         if label in taken:
             problems.append(source.problem(path, f"'{label}' is exported twice"))
         taken.add(label)
         owner = plugins.owner(plugin_kind, name)
         resolved.append(Step(label, kind, name, config, owner.distribution, owner.version))
     return resolved
+
+
+def _export_label(name: str, config: PluginConfig) -> str:
+    precision = getattr(config, "precision", "auto")
+    return name if precision == "auto" else f"{name}-{precision}"
 
 
 def _resolve_plugin(
