@@ -30,6 +30,7 @@ app.command()(models.export)
 app.command()(models.evaluate)
 app.command()(models.gate)
 app.command("recipes")(recipes.list_recipes)
+app.command("targets")(recipes.list_targets)
 app.command()(environment.doctor)
 plugins_app.command("list")(environment.plugins_list)
 

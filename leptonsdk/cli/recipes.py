@@ -92,6 +92,28 @@ def list_recipes(
         typer.echo(f"{recipe:<24} {text}")
 
 
+def list_targets(as_json: common.Json = False) -> None:
+    """Where a recipe's result can run (`target: NAME`), and what is slow or unsupported there."""
+    from leptonsdk.recipe.targets import known_targets
+
+    targets = known_targets()
+    if as_json:
+        typer.echo(json.dumps({name: target.model_dump(mode="json") for name, target in targets.items()}, indent=2))
+        return
+    for name, target in targets.items():
+        typer.echo(f"{name:<10} {target.description} (backends: {', '.join(target.backends)})")
+        for rule in target.rules:
+            settings = ", ".join(
+                f"{key} {_either(value)}" for key, value in {**rule.where, **(rule.scheme or {})}.items()
+            )
+            what = f"{' or '.join(rule.plugin)}{f' with {settings}' if settings else ''}"
+            typer.echo(f"  {rule.level}: {what}. {rule.says[0].upper()}{rule.says[1:]}. Better: {rule.instead}.")
+
+
+def _either(value: Any) -> str:
+    return " or ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
 def _print_warnings(plan: Plan) -> None:
     for problem in plan.warnings:
         typer.echo(f"Warning: {problem}", err=True)

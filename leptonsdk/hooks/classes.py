@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from leptonsdk.artifact import Artifact
     from leptonsdk.checkpoint import Checkpoint
+    from leptonsdk.quantization.scheme import Scheme
+    from leptonsdk.quantization.scheme_codebooks import CodebookScheme
     from leptonsdk.quantization.tensor_codebook import AnyTensor
 
 Batch = Mapping[str, "Tensor"]
@@ -87,6 +89,10 @@ class Compressor(ABC, Generic[ConfigT]):
 
     def __init__(self, config: ConfigT) -> None:
         self.config = config
+
+    def scheme(self) -> Scheme | CodebookScheme | None:
+        """How the weights that it leaves are quantized, where its config says so: backends tell by it what they can hold."""
+        return None
 
 
 class PostTrainingCompressor(Compressor[ConfigT]):
@@ -227,6 +233,14 @@ class Backend(ABC, Generic[ConfigT]):
     def calibration(self) -> Need:
         """Whether an export with this config reads calibration data: ``never``, ``optional`` or ``required``."""
         return "never"
+
+    def keeps_integers(self) -> bool:
+        """Whether an export with this config writes a checkpoint's integers as they are, not the numbers they stand for."""
+        return False
+
+    def cannot_hold(self, scheme: Scheme | CodebookScheme) -> str | None:
+        """Why the runtime cannot hold weights of a scheme as they are; None where it can. Asked of one that keeps integers."""
+        return None
 
     def version(self) -> str:
         """The runtime's version, part of every step key."""

@@ -114,6 +114,9 @@ ChoiceT = TypeVar("ChoiceT", bound=LayerChoice)
 class LayerQuantizer(PostTrainingCompressor[ChoiceT]):
     """Base of compressors that quantize the layers which a `LayerChoice` means: a plan tells where groups do not fit."""
 
+    def scheme(self) -> Scheme | CodebookScheme:
+        return self.config.resolve()
+
     def checks_model(self) -> bool:
         return self.config.resolve().group_size is not None
 

@@ -22,6 +22,9 @@ from leptonsdk.recipe.source import Path_, RecipeSource
 from leptonsdk.references import Reference, find_local, locate_model, read_config, task_of_architecture
 
 if TYPE_CHECKING:
+    from leptonsdk.hooks import Backend
+    from leptonsdk.quantization.scheme import Scheme
+    from leptonsdk.quantization.scheme_codebooks import CodebookScheme
     from leptonsdk.recipe.plan import Step
 
 _COSTS = frozenset({"latency", "size", "memory"})
@@ -168,23 +171,45 @@ def check_order(
         for place, part in enumerate(step.parts or (() if step.kind == "train" else (step,))):
             where = (*path, "with", place, part.plugin) if step.kind == "train" else path
             _check_compressor(part, where, step.kind == "train", calibrated, done, source, plugins, problems)
-    for index, step in enumerate(exports):
-        if step is None:
+    for index, export in enumerate(exports):
+        if export is None:
             continue
-        backend = plugins.get("backend", step.plugin)(step.config)
+        path = ("export", index, export.plugin)
+        backend = plugins.get("backend", export.plugin)(export.config)
         if backend.calibration() == "required" and not calibrated and "calibrates" not in done:
-            problems.append(
-                source.problem(("export", index, step.plugin), "it needs calibration data", "Add `data.calibration`.")
-            )
+            problems.append(source.problem(path, "it needs calibration data", "Add `data.calibration`."))
         if "quantizes" in done and done.get("calibrates") != done["quantizes"]:
-            problems.append(
-                source.problem(
-                    ("export", index, step.plugin),
-                    f"the weights that '{done['quantizes']}' quantizes are exported as the numbers they stand for",
-                    "Their size is the export's own precision.",
-                    "warning",
-                )
-            )
+            _check_integers(backend, path, done["quantizes"], _schemes(steps, plugins), source, problems)
+
+
+def _check_integers(
+    backend: Backend[Any],
+    path: Path_,
+    quantizer: str,
+    schemes: Mapping[str, Scheme | CodebookScheme],
+    source: RecipeSource,
+    problems: list[Problem],
+) -> None:
+    """That a backend can hold the integers which the steps leave, or that it is known that it does not keep them."""
+    if not (backend.keeps_integers() and schemes):
+        message = f"the weights that '{quantizer}' quantizes are exported as the numbers they stand for"
+        problems.append(source.problem(path, message, "Their size is the export's own precision.", "warning"))
+        return
+    for name, scheme in schemes.items():
+        if (reason := backend.cannot_hold(scheme)) is not None:
+            message = f"it cannot hold the weights that '{name}' quantizes ({scheme.name}): {reason}"
+            hint = "Ask for another precision, and the numbers that they stand for are exported."
+            problems.append(source.problem(path, message, hint))
+
+
+def _schemes(steps: Sequence[Step | None], plugins: Plugins) -> dict[str, Scheme | CodebookScheme]:
+    """How each compressor of a recipe leaves the weights, of those that say so."""
+    schemes = {}
+    for step in steps:
+        for part in () if step is None else step.parts or (() if step.kind == "train" else (step,)):
+            if (scheme := plugins.get("compressor", part.plugin)(part.config).scheme()) is not None:
+                schemes[part.plugin] = scheme
+    return schemes
 
 
 def _check_compressor(

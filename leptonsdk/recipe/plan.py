@@ -16,6 +16,7 @@ from leptonsdk.recipe import checks
 from leptonsdk.recipe.checks_shapes import check_shapes
 from leptonsdk.recipe.schema import Recipe
 from leptonsdk.recipe.source import Path_, RecipeSource, read_recipe
+from leptonsdk.recipe.targets import Choice, check_targets
 from leptonsdk.recipe.training import TRAIN, TrainConfig
 from leptonsdk.references import Reference
 
@@ -75,6 +76,7 @@ def make_plan(recipe: str | Path | dict[str, Any] | Recipe, plugins: Plugins, *,
     checks.check_data(data.get("data"), task, source, plugins, problems)
     checks.check_metrics(data, task, source, plugins, problems)
     checks.check_order(steps, exports, data, source, plugins, problems)
+    check_targets(data.get("target"), _choices(steps, exports, plugins), task, source, problems)
     if not any(problem.severity == "error" for problem in problems):
         check_shapes(model, task, steps, source, plugins, problems)
     warnings = tuple(problem for problem in problems if problem.severity == "warning")
@@ -114,13 +116,39 @@ def _resolve(
             resolved.append(None)
             continue
         name, config = found
-        label = f"{index + 1:02d}-{name}" if kind == "compress" else f"{name}-{getattr(config, 'precision', 'default')}"
+        label = f"{index + 1:02d}-{name}" if kind == "compress" else _export_label(name, config)
         if label in taken:
             problems.append(source.problem(path, f"'{label}' is exported twice"))
         taken.add(label)
         owner = plugins.owner(plugin_kind, name)
         resolved.append(Step(label, kind, name, config, owner.distribution, owner.version))
     return resolved
+
+
+def _choices(steps: Sequence[Step | None], exports: Sequence[Step | None], plugins: Plugins) -> list[Choice]:
+    """The steps and exports as a target's rules see them."""
+    choices, schemes = [], []
+    for index, step in enumerate(steps):
+        parts: Sequence[Step] = () if step is None else step.parts or (() if step.kind == "train" else (step,))
+        for place, part in enumerate(parts):
+            compressor = plugins.get("compressor", part.plugin)(part.config)
+            scheme = compressor.scheme()
+            path: Path_ = ("steps", index, part.plugin)
+            if step is not None and step.kind == "train":
+                path = ("steps", index, TRAIN, "with", place, part.plugin)
+            choices.append(Choice(part, path, () if scheme is None else (scheme,)))
+            # Scales of activations make a backend choose an integer product, whatever the weights' scheme is.
+            if scheme is not None and "calibrates" not in compressor.capabilities.effects:
+                schemes.append(scheme)
+    for index, export in enumerate(exports):
+        if export is not None:
+            choices.append(Choice(export, ("export", index, export.plugin), schemes))
+    return choices
+
+
+def _export_label(name: str, config: PluginConfig) -> str:
+    precision = getattr(config, "precision", "auto")
+    return name if precision == "auto" else f"{name}-{precision}"
 
 
 def _resolve_plugin(

@@ -161,6 +161,11 @@ class Recipe(_Strict):
     evaluation: EvaluationSpec = Field(default_factory=EvaluationSpec)
     profile: ProfileSpec = Field(default_factory=ProfileSpec)
     gate: GateSpec | None = Field(None, description="Conditions that the result must meet.")
+    target: str | list[str] | None = Field(
+        None,
+        description="Where it is to run: names that `lepton targets` lists, or YAML files of the same form. A plan warns of "
+        "what is slow or unsupported there; of several targets, on all of them.",
+    )
     seed: int = Field(0, ge=0, description="Seed of everything that draws.")
     threads: int | None = Field(None, gt=0, description="CPU threads. Default: the cores that the process may use.")
 

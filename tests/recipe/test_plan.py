@@ -152,6 +152,19 @@ def test_each_mistake_is_named(recipe: dict[str, Any], change: dict[str, Any], m
     assert any(message in problem for problem in problems({**recipe, **change}))
 
 
+def test_integers_that_a_runtime_cannot_hold_are_said(recipe: dict[str, Any]) -> None:
+    scheme = {"num_bits": 4, "codebook": "nf4", "strategy": "group", "group_size": 32}
+    books = {"steps": [{"rtn": {"scheme": scheme}}], "export": [{"onnxruntime": {}}]}
+    (found,) = problems({**recipe, **books})
+    assert "it cannot hold the weights that 'rtn' quantizes" in found
+    assert "it has no operator for codebooks" in found
+    floats = make_plan({**recipe, **books, "export": [{"onnxruntime": {"precision": "fp32"}}]}, PLUGINS)
+    assert any("the numbers they stand for" in str(warning) for warning in floats.warnings)
+    held = make_plan({**recipe, "export": [{"onnxruntime": {}}]}, PLUGINS)
+    assert [step.name for step in held.exports] == ["onnxruntime"]
+    assert not held.warnings
+
+
 def test_files_that_are_no_recipe(tmp_path: Path) -> None:
     assert "cannot be read" in problems(tmp_path / "none.yaml")[0]
     assert "not valid YAML" in problems(write(tmp_path / "a.yaml", "version: [1\n"))[0]

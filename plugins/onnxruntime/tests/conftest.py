@@ -25,6 +25,7 @@ class TinyCheckpoint:
     task: str
     processor: Any = None
     input_scales: Mapping[str, Any] = field(default_factory=dict)
+    quantized: Mapping[str, Any] = field(default_factory=dict)
 
     def save_processor(self, folder: Path) -> None:
         (Path(folder) / "tokenizer.json").write_text("{}", encoding="utf-8")

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from leptonsdk.hooks import Backend, Need, Runner, StepContext, WeightProfile
-from leptonsdk_onnxruntime.config import PRECISIONS, OnnxRuntimeConfig
+from leptonsdk_onnxruntime.config import PRECISIONS, OnnxRuntimeConfig, why_not_packed
 
 if TYPE_CHECKING:
     from leptonsdk.artifact import Artifact
     from leptonsdk.checkpoint import Checkpoint
+    from leptonsdk.quantization import CodebookScheme, Scheme
 
 
 class OnnxRuntimeBackend(Backend[OnnxRuntimeConfig]):
@@ -23,7 +24,13 @@ class OnnxRuntimeBackend(Backend[OnnxRuntimeConfig]):
     runtime_modules: ClassVar[tuple[str, ...]] = ("onnxruntime",)
 
     def calibration(self) -> Need:
-        return "required" if self.config.resolved_precision == "int8-static" else "never"
+        return "required" if self.config.precision == "int8-static" else "never"
+
+    def keeps_integers(self) -> bool:
+        return self.config.precision in ("auto", "packed")
+
+    def cannot_hold(self, scheme: Scheme | CodebookScheme) -> str | None:
+        return why_not_packed(scheme)
 
     def version(self) -> str:
         return importlib.metadata.version("onnxruntime")

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
 from leptonsdk.hooks import PluginConfig
+from leptonsdk.quantization import CodebookScheme, Scheme
 
-Precision = Literal["fp32", "int8", "int8-dynamic", "int8-static"]
-PRECISIONS: tuple[str, ...] = ("fp32", "int8", "int8-dynamic", "int8-static")
+if TYPE_CHECKING:
+    from leptonsdk.checkpoint import Checkpoint
+
+Precision = Literal["auto", "fp32", "packed", "int8", "int8-dynamic", "int8-static"]
+PRECISIONS: tuple[str, ...] = ("fp32", "packed", "int8", "int8-dynamic", "int8-static")
 Embeddings = Literal["float", "int8", "int4"]
 BlockSize = Literal[16, 32, 64, 128]
 ActivationScales = Literal["auto", "tensor", "row", "block"]
@@ -20,9 +24,10 @@ class OnnxRuntimeConfig(PluginConfig):
     """Config of the ONNX Runtime backend."""
 
     precision: Precision = Field(
-        default="fp32",
-        description="fp32; int8-dynamic: int8 weights, activations quantized as they come, needs no data; int8-static: "
-        "activation ranges fixed from calibration data; int8: the better default of the two (int8-dynamic).",
+        default="auto",
+        description="fp32; packed: the integers that the checkpoint carries, as they are, activations in float; int8-dynamic: int8 weights, activations quantized as they come, needs no data; int8-static: "
+        "activation ranges fixed from calibration data; int8: the better default of the two (int8-dynamic); auto: packed where the model carries integers, "
+        "int8-static where it carries scales of activations too, fp32 elsewhere.",
     )
     opset: int = Field(
         default=23,
@@ -83,7 +88,22 @@ class OnnxRuntimeConfig(PluginConfig):
         "are above 1); int8: relative, root mean square (default 0.25).",
     )
 
-    @property
-    def resolved_precision(self) -> str:
-        """The precision that an artifact states: ``int8`` is an alias."""
+    packed_activations: Literal["float", "int8"] = Field(
+        default="float",
+        description="packed: activations in float, or each row of them rounded to 8 bits block by block, which is faster.",
+    )
+
+    def resolved_precision(self, checkpoint: Checkpoint) -> str:
+        """The precision that an artifact of this checkpoint states."""
+        if self.precision == "auto":
+            return "int8-static" if checkpoint.input_scales else "packed" if checkpoint.quantized else "fp32"
         return DEFAULT_INT8 if self.precision == "int8" else self.precision
+
+
+def why_not_packed(scheme: Scheme | CodebookScheme) -> str | None:
+    """Why ONNX Runtime cannot hold weights of a scheme as they are; None where it can."""
+    if not isinstance(scheme, Scheme):
+        return "it has no operator for codebooks, only for uniform integers"
+    if scheme.group_size is not None and scheme.group_size % 16:
+        return f"its kernel has blocks of 16, 32, 64, 128 or 256, which do not make groups of {scheme.group_size}"
+    return None

@@ -29,6 +29,7 @@ from leptonsdk_onnxruntime.export_torch import Traced, trace, trace_decoder, wri
 from leptonsdk_onnxruntime.graph import name_weights, pack_siblings, share_transposed, tidy
 from leptonsdk_onnxruntime.graph_attention import simplify_attention
 from leptonsdk_onnxruntime.quantize_graph import QuantizationReport, quantize_graph
+from leptonsdk_onnxruntime.quantize_packed import check_holds, lower
 from leptonsdk_onnxruntime.quantize_trained import only, trained_ranges
 from leptonsdk_onnxruntime.runner import load_runner
 
@@ -52,7 +53,9 @@ def export_checkpoint(
     """
     import torch
 
-    model, task, precision = checkpoint.model, checkpoint.task, config.resolved_precision
+    model, task, precision = checkpoint.model, checkpoint.task, config.resolved_precision(checkpoint)
+    if precision == "packed":
+        check_holds(checkpoint.quantized)
     trained = checkpoint.input_scales if precision == "int8-static" else {}
     if precision == "int8-static" and not trained:
         context.calibration(config.calibration_batch_size)  # fails now rather than after the trace
@@ -67,7 +70,11 @@ def export_checkpoint(
     share_transposed(graph)
     simplify_attention(graph, traced.dims)
     context.progress(1, _STEPS, "quantizing" if precision != "fp32" else "saving")
-    quantization = _quantize(traced, config, model, trained, context) if precision != "fp32" else None
+    quantization = None
+    if precision == "packed":
+        quantization = lower(graph, checkpoint.quantized, int8_activations=config.packed_activations == "int8")
+    elif precision != "fp32":
+        quantization = _quantize(traced, precision, config, model, trained, context)
     tidy(graph, traced.dims)
     entry = "onnx/model.onnx" if precision == "fp32" else "onnx/model_quantized.onnx"
     context.progress(2, _STEPS, "saving")
@@ -85,23 +92,45 @@ def export_checkpoint(
 
 
 def _quantize(
-    traced: Traced, config: OnnxRuntimeConfig, model: Any, trained: Mapping[str, InputScale], context: StepContext
-) -> tuple[QuantizationReport, dict[str, Any]]:
+    traced: Traced,
+    precision: str,
+    config: OnnxRuntimeConfig,
+    model: Any,
+    trained: Mapping[str, InputScale],
+    context: StepContext,
+) -> dict[str, Any]:
     if trained:
         config = only(config, traced.model, trained)
     pack_siblings(traced.model, config.ignore)
-    if config.resolved_precision == "int8-dynamic":
+    if precision == "int8-dynamic":
         decoder = any(str(value.name).startswith(CACHE_PREFIX) for value in traced.model.graph.inputs)
         scales = "block" if decoder and config.activation_scales == "auto" else config.activation_scales
-        return quantize_graph(traced.model, config, scales=scales), {"method": "dynamic"}
+        return _described(quantize_graph(traced.model, config, scales=scales), {"method": "dynamic"})
     if trained:
-        return quantize_graph(traced.model, config, trained_ranges(traced.model, config, trained)), {
-            "method": "trained"
-        }
+        report = quantize_graph(traced.model, config, trained_ranges(traced.model, config, trained))
+        return _described(report, {"method": "trained"})
     from leptonsdk_onnxruntime.calibrate import calibrate
 
     ranges, calibration = calibrate(traced.model, config, lambda: _calibration_batches(model, config, context), context)
-    return quantize_graph(traced.model, config, ranges), calibration
+    return _described(quantize_graph(traced.model, config, ranges), calibration)
+
+
+def _described(report: QuantizationReport, calibration: Mapping[str, Any]) -> dict[str, Any]:
+    if not (report.matmuls or report.matmuls_by_rows or report.matmuls_in_blocks or report.embeddings):
+        raise ExportError(
+            "nothing was quantized", hint="`ignore` names every weight, or the model has none that is large"
+        )
+    return {
+        "matmuls": report.matmuls,
+        "matmuls_by_rows": report.matmuls_by_rows,
+        "matmuls_in_blocks": report.matmuls_in_blocks,
+        "embeddings": report.embeddings,
+        "embeddings_in_4_bits": report.embeddings_in_4_bits,
+        "kept_in_float": report.kept,
+        "weights": "int8, symmetric, one scale per output channel (embeddings: per row; in 4 bits: per block)",
+        "activations": "uint8, one scale per tensor (products by rows: one per row; in blocks: int8, one per row and block)",
+        "calibration": dict(calibration),
+    }
 
 
 def _calibration_batches(model: Any, config: OnnxRuntimeConfig, context: StepContext) -> Iterator[Inputs]:
@@ -125,9 +154,7 @@ def _save(graph: ir.Model, folder: Path, entry: str) -> tuple[str, ...]:
     return (entry, f"{entry}_data")
 
 
-def _details(
-    graph: ir.Model, quantization: tuple[QuantizationReport, dict[str, Any]] | None, model: Any
-) -> dict[str, Any]:
+def _details(graph: ir.Model, quantization: dict[str, Any] | None, model: Any) -> dict[str, Any]:
     details: dict[str, Any] = {
         "inputs": [_describe(value) for value in graph.graph.inputs],
         "outputs": [_describe(value) for value in graph.graph.outputs],
@@ -136,22 +163,7 @@ def _details(
     if any(str(value.name).startswith(CACHE_PREFIX) for value in graph.graph.inputs):
         details["pad_token_id"] = pad_token(model)
     if quantization is not None:
-        report, calibration = quantization
-        if not (report.matmuls or report.matmuls_by_rows or report.matmuls_in_blocks or report.embeddings):
-            raise ExportError(
-                "nothing was quantized", hint="`ignore` names every weight, or the model has none that is large"
-            )
-        details["quantization"] = {
-            "matmuls": report.matmuls,
-            "matmuls_by_rows": report.matmuls_by_rows,
-            "matmuls_in_blocks": report.matmuls_in_blocks,
-            "embeddings": report.embeddings,
-            "embeddings_in_4_bits": report.embeddings_in_4_bits,
-            "kept_in_float": report.kept,
-            "weights": "int8, symmetric, one scale per output channel (embeddings: per row; in 4 bits: per block)",
-            "activations": "uint8, one scale per tensor (products by rows: one per row; in blocks: int8, one per row and block)",
-            "calibration": calibration,
-        }
+        details["quantization"] = quantization
     return details
 
 

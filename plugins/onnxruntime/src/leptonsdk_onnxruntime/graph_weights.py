@@ -6,10 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from leptonsdk.hooks import WeightProfile
 from leptonsdk_onnxruntime.quantize_blocks import ZERO
 from leptonsdk_onnxruntime.quantize_graph import QUANTIZED, SCALE, ZERO_POINT
+from leptonsdk_onnxruntime.quantize_packed import is_packed, unpacked
 from leptonsdk_onnxruntime.quantize_tables import INT4, unpack_4_bits
 
 _FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
@@ -18,11 +20,14 @@ _FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT1
 def weight_profile(path: Path) -> WeightProfile:
     """Weights, zeros and bits of a graph's initializers. Constants of the graph's arithmetic (shapes, axes) are left out."""
     parameters = zeros = bits = 0
-    for name, value in ir.load(path).graph.initializers.items():
+    graph = ir.load(path).graph
+    for integers, _, zero_points in unpacked(graph).values():
+        parameters, zeros = parameters + integers.size, zeros + _count_zeros(integers, zero_points)
+    for name, value in graph.initializers.items():
         tensor = value.const_value
         if tensor is None:
             continue
-        if name.endswith((SCALE, ZERO_POINT)):
+        if name.endswith((SCALE, ZERO_POINT)) or is_packed(name):
             bits += tensor.nbytes * 8
         elif name.endswith(QUANTIZED) or (tensor.dtype in _FLOATS and tensor.size > 1):
             array = tensor.numpy()
@@ -33,3 +38,10 @@ def weight_profile(path: Path) -> WeightProfile:
             zeros += int(np.count_nonzero(array == zero))
             bits += tensor.nbytes * 8
     return WeightProfile(parameters, zeros, bits)
+
+
+def _count_zeros(integers: NDArray[np.int8], zero_points: NDArray[np.int8] | None) -> int:
+    if zero_points is None:
+        return int(np.count_nonzero(integers == 0))
+    width = -(-integers.shape[1] // zero_points.shape[1])
+    return int(np.count_nonzero(integers == np.repeat(zero_points, width, axis=1)[:, : integers.shape[1]]))

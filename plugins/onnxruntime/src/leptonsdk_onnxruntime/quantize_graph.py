@@ -82,7 +82,7 @@ def find_linears(model: ir.Model, ignore: tuple[str, ...] = ()) -> list[Linear]:
     """Every `MatMul` and `Gemm` with a constant weight that is large enough and not ignored."""
     found = []
     for node in model.graph:
-        linear = _as_linear(node)
+        linear = as_linear(node)
         if linear is not None and not matches(linear.module, ignore):
             weight = float_matrix(linear.stored)
             if weight is not None and weight.size >= _SMALLEST_WEIGHT and min(weight.shape) >= 8:
@@ -90,7 +90,8 @@ def find_linears(model: ir.Model, ignore: tuple[str, ...] = ()) -> list[Linear]:
     return found
 
 
-def _as_linear(node: ir.Node) -> Linear | None:
+def as_linear(node: ir.Node) -> Linear | None:
+    """The node as a product with a constant weight, or None."""
     if node.domain not in ("", "ai.onnx"):
         return None
     if node.op_type == "MatMul":
@@ -132,7 +133,7 @@ def quantize_graph(
     linears = find_linears(model, config.ignore)
     chosen = {id(linear.node) for linear in linears}
     for node in model.graph:
-        other = _as_linear(node)
+        other = as_linear(node)
         if other is not None and id(node) not in chosen:
             report.kept.append(other.module or str(node.name))
     activations: dict[ir.Value, list[ir.Value]] = {}
@@ -147,7 +148,7 @@ def quantize_graph(
             report.matmuls_by_rows += 1
             continue
         replace(
-            linear.node, _with_bias(linear, _integer_product(model.graph, linear, config, bits, ranges, activations))
+            linear.node, with_bias(linear, _integer_product(model.graph, linear, config, bits, ranges, activations))
         )
         report.matmuls += 1
     if config.embeddings != "float":
@@ -219,7 +220,8 @@ def _take_in_biases(graph: ir.Graph) -> None:
             graph.remove(node, safe=True)
 
 
-def _with_bias(linear: Linear, product: ir.Value) -> ir.Value:
+def with_bias(linear: Linear, product: ir.Value) -> ir.Value:
+    """The product, plus the bias where the node had one."""
     return product if linear.bias is None else insert(linear.node, "Add", [product, linear.bias])[0]
 
 
@@ -238,7 +240,7 @@ def _quantize_by_rows(
     normalized, largest = rows[source]
     node.replace_input_with(0, normalized)
     product = _integer_product(graph, linear, config, bits, None, activations)
-    replace(node, _with_bias(linear, insert(node, "Mul", [product, largest])[0]))
+    replace(node, with_bias(linear, insert(node, "Mul", [product, largest])[0]))
 
 
 def _quantize_activation(
@@ -303,5 +305,5 @@ def _quantize_in_blocks(graph: ir.Graph, linear: Linear, config: OnnxRuntimeConf
     if block_size(int(linear.stored.shape[1 if linear.transposed else 0])) is None:
         return None
     weight = stored_blocks(graph, linear.stored, linear.transposed, config, (QUANTIZED, SCALE))
-    replace(linear.node, _with_bias(linear, block_product(linear.node, *weight)))
+    replace(linear.node, with_bias(linear, block_product(linear.node, *weight)))
     return str(linear.stored.name)

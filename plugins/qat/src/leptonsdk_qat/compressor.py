@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from leptonsdk.checkpoint import Checkpoint
+    from leptonsdk.quantization import Scheme
     from leptonsdk_qat.quantizing import Quantizing
 
 
@@ -47,6 +48,9 @@ class QuantizationAwareTraining(TrainingCompressor[QuantizationAwareTrainingConf
     def __init__(self, config: QuantizationAwareTrainingConfig | None = None, **fields: Any) -> None:
         super().__init__(QuantizationAwareTrainingConfig(**fields) if config is None else config)
         self._quantizing: Quantizing | None = None
+
+    def scheme(self) -> Scheme:
+        return self.config.resolve()
 
     @property
     def quantizing(self) -> Quantizing:
