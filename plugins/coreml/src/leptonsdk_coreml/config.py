@@ -7,12 +7,24 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from leptonsdk.hooks import PluginConfig
+from leptonsdk.quantization import CodebookScheme, Scheme
 
 Precision = Literal["auto", "fp32", "fp16", "int8", "int4", "palettized", "packed"]
 PRECISIONS: tuple[str, ...] = ("auto", "fp32", "fp16", "int8", "int4", "palettized", "packed")
 Target = Literal["iOS16", "iOS17", "iOS18", "iOS26"]
 # Blocks of weights with their own scale or table came with iOS 18.
 _WITHOUT_BLOCKS = ("iOS16", "iOS17")
+
+
+# What indices into a table may have.
+_TABLE_BITS = (1, 2, 3, 4, 6, 8)
+
+
+def no_place(scheme: Scheme | CodebookScheme) -> str | None:
+    """Why an ML program cannot hold weights of a scheme as they are; None where it can."""
+    if isinstance(scheme, CodebookScheme) and scheme.num_bits not in _TABLE_BITS:
+        return f"its tables have 2^n values with n of {', '.join(map(str, _TABLE_BITS))}"
+    return None
 
 
 class CoreMLConfig(PluginConfig):
@@ -73,5 +85,7 @@ class CoreMLConfig(PluginConfig):
             if self.precision in ("int4", "packed"):
                 raise ValueError(f"precision {self.precision} needs minimum_deployment_target iOS18")
             if self.precision == "palettized" and self.group_size is not None:
-                raise ValueError("tables for groups of channels need minimum_deployment_target iOS18; or set group_size: null")
+                raise ValueError(
+                    "tables for groups of channels need minimum_deployment_target iOS18; or set group_size: null"
+                )
         return self

@@ -20,7 +20,8 @@ from leptonsdk.hooks import StepContext
 from leptonsdk.quantization import weight_of
 from leptonsdk_coreml.config import CoreMLConfig
 from leptonsdk_coreml.export_convert import convert
-from leptonsdk_coreml.export_trace import length_limit, sizes, trace
+from leptonsdk_coreml.export_trace import trace
+from leptonsdk_coreml.exporter import metadata_of, write_export_manifest
 from leptonsdk_coreml.quantize_packed import Packer, check_packable, fits_fp16, packing_pipeline
 from leptonsdk_coreml.quantize_weights import compress, describe
 from leptonsdk_coreml.runner import load_runner
@@ -36,9 +37,7 @@ _STEPS = 4
 _TOLERANCES = {"fp16": 0.05, "packed": 0.05, "int4": 0.5, "palettized": 0.5}
 
 
-def export_checkpoint(
-    checkpoint: Checkpoint, folder: Path, config: CoreMLConfig, context: StepContext
-) -> Artifact:
+def export_checkpoint(checkpoint: Checkpoint, folder: Path, config: CoreMLConfig, context: StepContext) -> Artifact:
     """Write the artifact into ``folder``.
 
     Raises:
@@ -50,21 +49,11 @@ def export_checkpoint(
     decoder = task in GENERATIVE_TASKS
     context.progress(0, _STEPS, "tracing")
     samples = sample_batches(model, context, _DECODER_BATCH if decoder else _PARITY_BATCH, _PARITY_BATCHES)
-    first = tracing_inputs(samples[0], pad_left=decoder)
-    traced, outputs = trace(model, first)
+    traced = trace(model, tracing_inputs(samples[0], pad_left=decoder))
     context.progress(1, _STEPS, "converting")
     packer = _packer(checkpoint) if precision == "packed" else None
     fp16 = _computes_in_fp16(precision, config, checkpoint)
-    program = convert(
-        traced,
-        first,
-        sizes(model, first),
-        outputs,
-        length_limit(model),
-        config,
-        fp16=fp16,
-        pipeline=None if packer is None else packing_pipeline(packer),
-    )
+    program = convert(traced, config, fp16=fp16, pipeline=None if packer is None else packing_pipeline(packer))
     details: dict[str, Any] = {
         "minimum_deployment_target": config.minimum_deployment_target,
         "compute_precision": "fp16" if fp16 else "fp32",
@@ -80,6 +69,7 @@ def export_checkpoint(
     path.parent.mkdir(parents=True, exist_ok=True)
     with quiet():
         program.save(str(path))
+    write_export_manifest(metadata_of(model, traced), {"precision": precision}, path.parent, path.name)
     write_companions(checkpoint, folder)
     context.progress(3, _STEPS, "comparing with the source model")
     files = tuple(sorted(file.relative_to(folder).as_posix() for file in path.rglob("*") if file.is_file()))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import coremltools as ct
@@ -15,31 +14,18 @@ from leptonsdk.errors import ExportError
 from leptonsdk.exporting import quiet
 from leptonsdk_coreml.config import CoreMLConfig
 from leptonsdk_coreml.export_patches import patch_converter
+from leptonsdk_coreml.export_trace import Traced
 
 DEFAULT_LENGTH = 512
 # A norm's sum of squares leaves fp16's range at activations of a few hundred, which language models have.
 _KEPT_IN_FP32 = frozenset({"pow", "reduce_mean", "rsqrt"})
 
 
-def convert(
-    traced: torch.jit.ScriptModule,
-    inputs: Mapping[str, torch.Tensor],
-    sizes: Mapping[str, tuple[int | str, ...]],
-    outputs: Sequence[str],
-    limit: int | None,
-    config: CoreMLConfig,
-    *,
-    fp16: bool,
-    pipeline: ct.PassPipeline | None = None,
-) -> Any:
+def convert(traced: Traced, config: CoreMLConfig, *, fp16: bool, pipeline: ct.PassPipeline | None = None) -> Any:
     """An `MLModel` that is not loaded.
 
     Args:
-        traced: Of `export_trace.trace`.
-        inputs: What it was traced with.
-        sizes: Each input's shape, ``batch`` and ``length`` where it varies.
-        outputs: Names of what it returns.
-        limit: The longest sequence that the model takes, where there is a limit.
+        traced: The model's forward.
         config: Largest sizes, and the oldest system.
         fp16: Compute in half precision, except a norm's mean of squares.
         pipeline: The converter's passes; default: its own.
@@ -48,7 +34,7 @@ def convert(
         ExportError: There are operations that Core ML's converter does not know; it names them.
     """
     patch_converter()
-    longest = config.max_length or limit or DEFAULT_LENGTH
+    longest = config.max_length or traced.limit or DEFAULT_LENGTH
     axes = {
         "batch": ct.RangeDim(1, config.max_batch_size, default=1, symbol="batch_size"),
         "length": ct.RangeDim(1, longest, default=min(longest, 128), symbol="sequence_length"),
@@ -56,10 +42,10 @@ def convert(
     described = [
         ct.TensorType(
             name=name,
-            shape=tuple(axes.get(size, size) if isinstance(size, str) else size for size in sizes[name]),
+            shape=tuple(axes.get(size, size) if isinstance(size, str) else size for size in traced.sizes[name]),
             dtype=np.float32 if value.is_floating_point() else np.int32,
         )
-        for name, value in inputs.items()
+        for name, value in traced.inputs.items()
     ]
     precision = (
         ct.transform.FP16ComputePrecision(op_selector=lambda op: op.op_type not in _KEPT_IN_FP32)
@@ -69,9 +55,9 @@ def convert(
     with quiet():
         try:
             return ct.convert(
-                traced,
+                traced.module,
                 inputs=described,
-                outputs=[ct.TensorType(name=name, dtype=np.float32) for name in outputs],
+                outputs=[ct.TensorType(name=name, dtype=np.float32) for name in traced.structure],
                 minimum_deployment_target=getattr(ct.target, config.minimum_deployment_target),
                 compute_precision=precision,
                 pass_pipeline=pipeline,
@@ -80,7 +66,7 @@ def convert(
         except ExportError:
             raise
         except Exception as error:
-            unknown = unsupported(traced)
+            unknown = unsupported(traced.module)
             said = f"operations that Core ML's converter does not know: {', '.join(unknown)}" if unknown else str(error)
             raise ExportError(
                 f"the model cannot be converted: {said.strip().splitlines()[0][:500]}",
@@ -89,8 +75,8 @@ def convert(
             ) from error
 
 
-def unsupported(traced: torch.jit.ScriptModule) -> list[str]:
+def unsupported(module: torch.jit.ScriptModule) -> list[str]:
     """The operations of a traced module that coremltools has no conversion for."""
-    graph = traced.inlined_graph
+    graph = module.inlined_graph
     kinds = {sanitize_op_kind(node.kind()) for node in graph.nodes() if node.kind().startswith("aten::")}
     return sorted(kind for kind in kinds if _TORCH_OPS_REGISTRY.get_func(kind) is None)

@@ -6,7 +6,7 @@ import functools
 from typing import Any
 
 import numpy as np
-from coremltools.converters.mil import Builder as mb
+from coremltools.converters.mil import Builder
 from coremltools.converters.mil.frontend.torch import ops as torch_ops
 
 
@@ -24,9 +24,9 @@ def _cast(context: Any, node: Any, dtype: type, dtype_name: str) -> None:
     if any(size != 1 for size in x.shape):
         raise ValueError("only one element can become a number")
     if x.can_be_folded_to_const():
-        result = x if isinstance(x.val, dtype) else mb.const(val=dtype(np.asarray(x.val).item()), name=node.name)
+        result = x if isinstance(x.val, dtype) else Builder.const(val=dtype(np.asarray(x.val).item()), name=node.name)
     else:
         if x.shape:
-            x = mb.squeeze(x=x, name=f"{node.name}_item")
-        result = mb.cast(x=x, dtype=dtype_name, name=node.name)
+            x = Builder.squeeze(x=x, name=f"{node.name}_item")
+        result = Builder.cast(x=x, dtype=dtype_name, name=node.name)
     context.add(result, node.name)

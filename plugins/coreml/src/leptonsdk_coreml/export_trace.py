@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -30,34 +31,55 @@ class _Positional(nn.Module):
         super().__init__()
         self.model = model
         self.inputs = inputs
-        self.outputs: tuple[str, ...] = ()
+        self.structure: Any = None
         self.more = {"use_cache": False} if "use_cache" in inspect.signature(model.forward).parameters else {}
 
     def forward(self, *values: Tensor) -> tuple[Tensor, ...]:
         found = self.model(**dict(zip(self.inputs, values, strict=True)), **self.more, return_dict=True)
         tensors = {name: value for name, value in found.items() if isinstance(value, Tensor)}
-        self.outputs = tuple(tensors)
+        self.structure = type(found)(**tensors)
         return tuple(tensors.values())
 
 
-def trace(model: Any, inputs: Inputs) -> tuple[torch.jit.ScriptModule, tuple[str, ...]]:
-    """A traced module and the names of its outputs; integers of the inputs become int32.
+@dataclass(frozen=True)
+class Traced:
+    """A traced module and what is known of it.
+
+    Attributes:
+        module: What coremltools converts.
+        inputs: What it was traced with, of types that an ML program takes.
+        sizes: Each input's shape, ``batch`` and ``length`` where it varies.
+        structure: What the model returned, tensors only, by name.
+        limit: The longest sequence that the model takes, where there is a limit.
+    """
+
+    module: torch.jit.ScriptModule
+    inputs: Inputs
+    sizes: Mapping[str, tuple[int | str, ...]]
+    structure: Any
+    limit: int | None
+
+
+def trace(model: Any, inputs: Mapping[str, Tensor]) -> Traced:
+    """Trace a model's forward, without its cache.
 
     Raises:
         ExportError: The model's forward cannot be traced.
     """
     wrapped = _Positional(model, tuple(inputs)).eval()
-    values = tuple(narrow(value) for value in inputs.values())
+    narrowed = {name: narrow(value) for name, value in inputs.items()}
     with torch.no_grad(), _plain_attention(model), quiet():
         try:
-            traced = torch.jit.trace(wrapped, values, check_trace=False, strict=False)
+            module = torch.jit.trace(  # type: ignore[no-untyped-call]
+                wrapped, tuple(narrowed.values()), check_trace=False, strict=False
+            )
         except Exception as error:
             raise ExportError(
                 f"{type(model).__name__} cannot be traced: {str(error).strip().splitlines()[0][:300]}",
                 where="coreml",
                 hint="the cause stands in the traceback",
             ) from error
-    return traced, wrapped.outputs
+    return Traced(module, narrowed, _sizes(narrowed), wrapped.structure, _length_limit(model))
 
 
 def narrow(value: Tensor) -> Tensor:
@@ -122,10 +144,11 @@ def _mask(
     seen = mask_function(zero, zero, queries, keys)
     if attention_mask is not None:
         seen = seen & attention_mask[:, None, None, :].bool()
-    return (1 - seen.to(dtype)) * _HIDDEN
+    added: Tensor = (1 - seen.to(dtype)) * _HIDDEN
+    return added
 
 
-def sizes(model: Any, inputs: Mapping[str, Tensor]) -> dict[str, tuple[int | str, ...]]:
+def _sizes(inputs: Mapping[str, Tensor]) -> dict[str, tuple[int | str, ...]]:
     """Each input's shape, with ``batch`` and ``length`` for the axes that vary."""
     found: dict[str, tuple[int | str, ...]] = {}
     for name, value in inputs.items():
@@ -135,7 +158,7 @@ def sizes(model: Any, inputs: Mapping[str, Tensor]) -> dict[str, tuple[int | str
     return found
 
 
-def length_limit(model: Any) -> int | None:
+def _length_limit(model: Any) -> int | None:
     """The most positions that a model has; learnt tables with a padding row (RoBERTa's) have fewer than they say."""
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if limit is None:

@@ -20,7 +20,7 @@ from typing import Any
 import coremltools as ct
 import numpy as np
 import torch
-from coremltools.converters.mil import Builder as mb
+from coremltools.converters.mil import Builder
 from coremltools.converters.mil.mil import types
 from coremltools.converters.mil.mil.passes.graph_pass import AbstractGraphPass
 from coremltools.converters.mil.mil.passes.pass_registry import register_pass
@@ -28,24 +28,20 @@ from coremltools.converters.mil.mil.passes.pass_registry import register_pass
 from leptonsdk.errors import ExportError, UsageError
 from leptonsdk.quantization import CodebookTensor, QuantizedTensor
 from leptonsdk.quantization.tensor_codebook import AnyTensor
+from leptonsdk_coreml.config import no_place
 from leptonsdk_coreml.quantize_weights import key
 
-_TABLE_BITS = (2, 3, 4, 6, 8)
 _DIRECT = {4: "int4", 5: "int8", 7: "int8", 8: "int8"}
 
 
 def check_packable(quantized: Mapping[str, AnyTensor]) -> None:
     """Raise a `UsageError` that names every layer whose integers have no place in an ML program."""
-    unfit = [
-        f"{name} ({tensor.scheme.name})"
-        for name, tensor in quantized.items()
-        if isinstance(tensor, CodebookTensor) and tensor.scheme.num_bits not in _TABLE_BITS
-    ]
+    unfit = [name for name, tensor in quantized.items() if no_place(tensor.scheme) is not None]
     if unfit:
         raise UsageError(
-            f"Core ML has no tables of 5 or 7 bits: {', '.join(unfit)}",
+            f"Core ML cannot hold the weights of {', '.join(unfit)} as they are: {no_place(quantized[unfit[0]].scheme)}",
             where="coreml packed",
-            hint=f"codebooks may have {', '.join(map(str, _TABLE_BITS))} bits; or export with another precision",
+            hint="ask for another precision, and the numbers that they stand for are exported",
         )
 
 
@@ -102,15 +98,15 @@ class Packer:
 
     def _replace(self, block: Any, op: Any, module: str, turned: bool) -> None:
         value, tensor = op.outputs[0].val, self.quantized[module]
-        build = _integers if isinstance(tensor, QuantizedTensor) else _codebook
         name = f"packed_{re.sub(r'[^0-9A-Za-z_]', '_', module)}"  # other characters are lost on saving
-        found = build(tensor, value.dtype, turned, name, op)
+        if isinstance(tensor, QuantizedTensor):
+            found = _integers(tensor, value.dtype, turned, name, op)
+        else:
+            found = _codebook(tensor, value.dtype, turned, name, op)
         made = found.op.materialized_val_inference()
         if not np.allclose(made, value, rtol=1e-2, atol=1e-3 * float(np.abs(value).max())):
             raise ExportError(f"the integers of {module} do not make its weight", where="coreml packed")
-        block.replace_uses_of_var_after_op(
-            anchor_op=op, old_var=op.outputs[0], new_var=found, no_check_var_types=True
-        )
+        block.replace_uses_of_var_after_op(anchor_op=op, old_var=op.outputs[0], new_var=found, no_check_var_types=True)
         block.remove_ops([op])
         self.places[module] = found.name
 
@@ -123,10 +119,10 @@ def _integers(tensor: QuantizedTensor, dtype: Any, turned: bool, name: str, befo
     else:
         table = np.arange(scheme.minimum, scheme.maximum + 1, dtype=np.int8).reshape(1, 1, -1, 1)
         places = _array(tensor.integers.int() - scheme.minimum, f"uint{bits}", turned)
-        data = mb.constexpr_lut_to_dense(indices=places, lut=table, before_op=before, name=f"{name}_integers")
+        data = Builder.constexpr_lut_to_dense(indices=places, lut=table, before_op=before, name=f"{name}_integers")
     offset = None if tensor.zero_point is None else _array(tensor.zero_point, kind, turned)
     scale = _turn(tensor.scale.float().numpy().astype(dtype), turned)
-    return mb.constexpr_blockwise_shift_scale(data=data, scale=scale, offset=offset, before_op=before, name=name)
+    return Builder.constexpr_blockwise_shift_scale(data=data, scale=scale, offset=offset, before_op=before, name=name)
 
 
 def _codebook(tensor: CodebookTensor, dtype: Any, turned: bool, name: str, before: Any) -> Any:
@@ -135,13 +131,13 @@ def _codebook(tensor: CodebookTensor, dtype: Any, turned: bool, name: str, befor
     indices = _array(tensor.indices, f"uint{tensor.scheme.num_bits}", turned)
     table = np.ascontiguousarray(table.swapaxes(0, 1)) if turned else table
     scaled = tensor.scale is not None
-    found = mb.constexpr_lut_to_dense(
+    found = Builder.constexpr_lut_to_dense(
         indices=indices, lut=table, before_op=before, name=f"{name}_values" if scaled else name
     )
     if tensor.scale is None:
         return found
     scale = _turn(tensor.scale.float().numpy().astype(dtype), turned)
-    return mb.constexpr_blockwise_shift_scale(data=found, scale=scale, before_op=before, name=name)
+    return Builder.constexpr_blockwise_shift_scale(data=found, scale=scale, before_op=before, name=name)
 
 
 def _array(tensor: torch.Tensor, kind: str, turned: bool) -> np.ndarray:
@@ -153,7 +149,7 @@ def _turn(array: np.ndarray, turned: bool) -> np.ndarray:
 
 
 @register_pass(namespace="leptonsdk")
-class pack_weights(AbstractGraphPass):  # noqa: N801  the name of the pass
+class pack_weights(AbstractGraphPass):  # type: ignore[misc]  # noqa: N801  the name of the pass
     """The converter's last pass: runs a `Packer`, which comes as the option ``packer``."""
 
     packer: Packer | None = None

@@ -45,9 +45,8 @@ def compress(program: Any, model: nn.Module, precision: str, config: CoreMLConfi
             module = names.get(key(weight.val), constant)
             classes = class_names(modules[module]) if module in modules else ()
             table = not uses & set(_PRODUCTS)
-            if (table and config.embeddings == "float") or matches(module, classes, config.ignore):
-                kept.append(module)
-            elif precision == "int4" and weight.val.shape[1] % config.block_size:
+            ignored = (table and config.embeddings == "float") or matches(module, classes, config.ignore)
+            if ignored or (precision == "int4" and weight.val.shape[1] % config.block_size):
                 kept.append(module)
             else:
                 compressed.append(module)
@@ -106,5 +105,7 @@ def describe(precision: str, config: CoreMLConfig) -> str:
         return "int8, symmetric, one scale per output channel (embeddings: per row)"
     if precision == "int4":
         return f"int4, symmetric, one fp16 scale per {config.block_size} weights"
-    shared = f"{config.group_size} output channels where these fill it, else per weight" if config.group_size else "weight"
+    shared = (
+        f"{config.group_size} output channels where these fill it, else per weight" if config.group_size else "weight"
+    )
     return f"{config.bits}-bit indices into a k-means table per {shared}"

@@ -13,6 +13,7 @@ from leptonsdk.artifact import Artifact
 from leptonsdk.exporting import Outputs, quiet
 from leptonsdk_coreml.runner_reference import ReferenceProgram
 
+ON_MACOS = sys.platform == "darwin"
 REFERENCE = "reference evaluation, not executed by Core ML"
 
 
@@ -71,8 +72,6 @@ class DeviceRunner(CoreMLRunner):
 class ReferenceRunner(CoreMLRunner):
     """The saved program, operation by operation, in torch. How long that takes says nothing about Core ML."""
 
-    timed = False
-
     def __init__(self, model: Any, precision: str, threads: int | None) -> None:
         super().__init__(model.get_spec().description)
         self.program = ReferenceProgram(model)
@@ -90,14 +89,16 @@ class ReferenceRunner(CoreMLRunner):
 
 
 def load_runner(artifact: Artifact, threads: int | None) -> CoreMLRunner:
-    """The runner for this system."""
-    path = str(artifact.folder / artifact.entry)
-    return open_runner(path, artifact.precision, threads)
+    """The runner for an artifact."""
+    return runner_of(open_model(str(artifact.folder / artifact.entry)), artifact.precision, threads)
 
 
-def open_runner(path: str, precision: str, threads: int | None = None) -> CoreMLRunner:
-    """The runner for a package."""
+def open_model(path: str) -> Any:
+    """A package as coremltools has it; off macOS it is not loaded into Core ML."""
     with quiet():
-        if sys.platform == "darwin":
-            return DeviceRunner(ct.models.MLModel(path), precision)
-        return ReferenceRunner(ct.models.MLModel(path, skip_model_load=True), precision, threads)
+        return ct.models.MLModel(path, skip_model_load=not ON_MACOS)
+
+
+def runner_of(model: Any, precision: str, threads: int | None = None) -> CoreMLRunner:
+    """The runner for a model on this system."""
+    return DeviceRunner(model, precision) if ON_MACOS else ReferenceRunner(model, precision, threads)

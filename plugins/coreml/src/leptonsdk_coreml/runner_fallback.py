@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from coremltools.converters.mil.mil import Builder as mb
-from coremltools.converters.mil.mil import Operation
+from coremltools.converters.mil.mil import Builder, Operation
 
 
 def can_fall_back(op: Any) -> bool:
@@ -23,9 +22,9 @@ def by_mil(op: Any) -> Callable[..., Any]:
         given = {name: _array(value) for name, value in arguments.items() if value is not None}
         found: list[Any] = []
 
-        @mb.program(input_specs=[], opset_version=op.opset_version)  # type: ignore[untyped-decorator]
+        @Builder.program(input_specs=[], opset_version=op.opset_version)  # type: ignore[untyped-decorator]
         def _program() -> Any:
-            result = getattr(mb, op.op_type)(**given)
+            result = getattr(Builder, op.op_type)(**given)
             found.extend(result if isinstance(result, tuple | list) else [result])
             return result
 

@@ -128,10 +128,10 @@ def _pool(average: bool) -> Compute:
             compute = (functional.max_pool1d, functional.max_pool2d, functional.max_pool3d)[rank - 1]
             best: Tensor = compute(padded, kernel, steps, ceil_mode=ceil_mode)
             return best
-        compute = (functional.avg_pool1d, functional.avg_pool2d, functional.avg_pool3d)[rank - 1]
-        found: Tensor = compute(padded, kernel, steps, ceil_mode=ceil_mode)
+        average_of = (functional.avg_pool1d, functional.avg_pool2d, functional.avg_pool3d)[rank - 1]
+        found: Tensor = average_of(padded, kernel, steps, ceil_mode=ceil_mode)
         if exclude_padding_from_average and any(around):
-            found = found / compute(functional.pad(torch.ones_like(x), around), kernel, steps, ceil_mode=ceil_mode)
+            found = found / average_of(functional.pad(torch.ones_like(x), around), kernel, steps, ceil_mode=ceil_mode)
         return found
 
     return pooled

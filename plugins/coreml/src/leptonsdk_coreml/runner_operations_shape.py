@@ -70,9 +70,7 @@ def _gather(x: Tensor, indices: Any, axis: int = 0, batch_dims: int = 0, **_: An
         if axis == 0 and x.dim() == 2:
             return functional.embedding(where, x)
         return x.index_select(axis, where.reshape(-1)).reshape(shape)
-    rows = [
-        _gather(part, at, axis - 1, batch_dims - 1) for part, at in zip(x.unbind(0), where.unbind(0), strict=True)
-    ]
+    rows = [_gather(part, at, axis - 1, batch_dims - 1) for part, at in zip(x.unbind(0), where.unbind(0), strict=True)]
     return torch.stack(rows)
 
 
@@ -138,7 +136,7 @@ def _split(x: Tensor, axis: int, num_splits: int | None = None, split_sizes: Any
     pieces = numbers(split_sizes)
     if not pieces:
         pieces = [x.shape[axis] // int(num_splits or 1)] * int(num_splits or 1)
-    return tuple(x.split(pieces, axis))
+    return torch.split_with_sizes(x, pieces, axis)
 
 
 def _cast(x: Any, dtype: str) -> Tensor:
@@ -246,5 +244,4 @@ SHAPES: Mapping[str, Callable[..., Any]] = {
     "non_zero": lambda x: x.nonzero().int(),
     "upsample_nearest_neighbor": _upsample_nearest,
     "upsample_bilinear": _upsample_bilinear,
-    "read_state": lambda input: input,
 }

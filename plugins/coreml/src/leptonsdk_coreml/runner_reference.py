@@ -57,7 +57,7 @@ class ReferenceProgram:
         steps: list[_Step] = []
         unknown: set[str] = set()
         for op in main.operations:
-            if op.op_type == "const" or op.op_type.startswith("constexpr_"):
+            if _is_constant(op):
                 continue
             if op.blocks or not (op.op_type in OPERATIONS or can_fall_back(op)):
                 unknown.add(op.op_type)
@@ -115,7 +115,7 @@ def _argument(value: Any, constants: dict[str, Any]) -> Any:
 
 
 def _is_constant(op: Any) -> bool:
-    return op.op_type == "const" or op.op_type.startswith("constexpr_")
+    return bool(op.op_type == "const" or op.op_type.startswith("constexpr_"))
 
 
 def _tensor(value: np.ndarray) -> Any:

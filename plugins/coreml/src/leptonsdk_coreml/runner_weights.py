@@ -79,4 +79,8 @@ def _operations(path: Path) -> list[Any]:
     """A saved program's constants and what decompresses them."""
     with quiet():
         program = read_program(ct.models.MLModel(str(path), skip_model_load=True))
-    return [op for op in program.functions["main"].operations if op.op_type == "const" or op.op_type.startswith("constexpr_")]
+    return [
+        op
+        for op in program.functions["main"].operations
+        if op.op_type == "const" or op.op_type.startswith("constexpr_")
+    ]
