@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from leptonsdk.artifact import Artifact
-from leptonsdk.errors import UsageError
+from leptonsdk.errors import ExportError, UsageError
 from leptonsdk.exporting import (
     GENERATIVE_TASKS,
     check_parity,
@@ -45,6 +45,12 @@ def export_checkpoint(checkpoint: Checkpoint, folder: Path, config: CoreMLConfig
         UsageError: ``packed`` was asked of a checkpoint without integers, or with some that Core ML cannot hold.
     """
     model, task = checkpoint.model, checkpoint.task
+    if getattr(model.config, "is_encoder_decoder", False):
+        raise ExportError(
+            f"{type(model).__name__} is an encoder-decoder, and only models with one forward are converted",
+            where="coreml",
+            hint="export it with onnxruntime or openvino",
+        )
     precision = resolve_precision(config, checkpoint)
     decoder = task in GENERATIVE_TASKS
     context.progress(0, _STEPS, "tracing")

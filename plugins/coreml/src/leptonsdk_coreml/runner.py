@@ -10,6 +10,7 @@ import coremltools as ct
 import torch
 
 from leptonsdk.artifact import Artifact
+from leptonsdk.errors import UsageError
 from leptonsdk.exporting import Outputs, quiet
 from leptonsdk_coreml.runner_reference import ReferenceProgram
 
@@ -28,6 +29,10 @@ class CoreMLRunner:
             value.name: torch.int32 if value.type.multiArrayType.dataType == dtypes.INT32 else torch.float32
             for value in description.input
         }
+        self.ranges = {
+            value.name: [(r.lowerBound, r.upperBound) for r in value.type.multiArrayType.shapeRange.sizeRanges]
+            for value in description.input
+        }
         self.output_names = [value.name for value in description.output]
         self.input_names = frozenset(self.dtypes)
 
@@ -39,12 +44,24 @@ class CoreMLRunner:
             if name in self.dtypes and value is not None
         }
         self._complete(feed)
+        self._check_sizes(feed)
         found = self.predict(feed)
         return Outputs((name, found[name]) for name in self.output_names)
 
     def predict(self, feed: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
         """The outputs for a complete feed."""
         raise NotImplementedError
+
+    def _check_sizes(self, feed: Mapping[str, torch.Tensor]) -> None:
+        for name, value in feed.items():
+            for axis, (size, (low, high)) in enumerate(zip(value.shape, self.ranges[name], strict=False)):
+                if not low <= size <= high:
+                    what = ("batch", "length")[axis] if axis < 2 else f"axis {axis}"
+                    raise UsageError(
+                        f"the input '{name}' has {what} {size}, and the program takes {low} to at most {high}",
+                        where="coreml",
+                        hint="shorten the input, or export with a larger max_batch_size or max_length",
+                    )
 
     def _complete(self, feed: dict[str, torch.Tensor]) -> None:
         for name in self.input_names - feed.keys():
