@@ -28,7 +28,7 @@ def by_mil(op: Any) -> Callable[..., Any]:
             found.extend(result if isinstance(result, tuple | list) else [result])
             return result
 
-        return tuple(torch.from_numpy(np.asarray(var.val)) for var in found)
+        return tuple(torch.from_numpy(np.asarray(var.val).copy(order="C")) for var in found)
 
     return compute
 
