@@ -34,7 +34,7 @@ def test_a_run_says_what_computed_and_times_nothing(tmp_path):
         "model": {"id": str(tmp_path / "model"), "task": "image-classification"},
         "data": {"eval": {"path": "digits", "split": "test", "limit": 64}},
         "export": [{"coreml": {"precision": "int8"}}],
-        "profile": {"turns": 2, "latency": [{"batch_size": 1}]},
+        "profile": {"turns": 5, "latency": [{"batch_size": 1}]},
         "gate": {"accuracy": {"max_drop": 0.9}, "size": {"min_reduction": 1.1}},
     }
     run = lepton.compress(recipe, tmp_path / "run")
