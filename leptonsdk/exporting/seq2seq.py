@@ -167,6 +167,16 @@ def generate_seq2seq(
     return _bare(ids[:, begin:], settings) if settings.speech else ids
 
 
+def with_decoder_inputs(model: Any, batch: Mapping[str, torch.Tensor], new_tokens: int = 8) -> dict[str, torch.Tensor]:
+    """A batch with the ``decoder_input_ids`` of the model's own greedy answer, so that it can be called once, to compare."""
+    settings = Seq2SeqSettings.of(model)
+    ids = model.generate(**batch, max_new_tokens=new_tokens, do_sample=False, num_beams=1)
+    if settings.speech:  # Whisper leaves its start tokens out
+        known = [token for token in settings.prompt() if token is not None]
+        ids = torch.cat([torch.tensor(known).repeat(ids.shape[0], 1), ids], dim=1)
+    return {**batch, "decoder_input_ids": ids}
+
+
 _RULES = ("repetition_penalty", "no_repeat_ngram_size", "min_length", "forced_bos_token_id", "forced_eos_token_id")
 
 
