@@ -82,7 +82,8 @@ def test_int8_is_near_and_smaller(exports: Any, name: str, precision: str) -> No
     before, after = OnnxRuntimeBackend.weights(whole), OnnxRuntimeBackend.weights(small)
     assert before is not None
     assert after is not None
-    assert after.parameters == before.parameters
+    # A key projection without a bias gets one of noughts where it becomes one product with query and value.
+    assert before.parameters <= after.parameters < 1.02 * before.parameters
     assert after.bits < 0.6 * before.bits
     method = small.details["encoder_model"]["quantization"]["calibration"]["method"]
     assert (method == "dynamic") == (precision == "int8-dynamic")
