@@ -15,6 +15,7 @@ from leptonsdk.checkpoint import Checkpoint
 from leptonsdk.errors import UsageError
 from leptonsdk.hooks import StepContext, TrainingCompressor
 from leptonsdk.quantization.tensor_codebook import AnyTensor
+from leptonsdk.training.sharding import check_sharding, gather
 
 if TYPE_CHECKING:
     from transformers import Trainer as _Mixed
@@ -63,6 +64,7 @@ class CompressionTrainerMixin(_Mixed):  # type: ignore[misc]
             model = compressor.student(model)
         self._use_cache = getattr(getattr(model, "config", None), "use_cache", None)
         super().__init__(model, *args[1:], **kwargs)
+        check_sharding(self.accelerator, self.model, self.compression)
         self.compression_context = StepContext(
             seed=self.args.seed,
             folder=Path(self.args.output_dir) / "compression",
@@ -153,6 +155,7 @@ class CompressionTrainerMixin(_Mixed):  # type: ignore[misc]
     def finalize(self) -> Any:
         """The model with every compressor's work done: plain modules, smaller where something was removed. Done once."""
         model: Any = self.accelerator.unwrap_model(self.model)
+        gather(model)
         for compressor in self.compression:
             compressor.update(self.compression_progress)
         for compressor in self.compression:
