@@ -38,7 +38,7 @@ def gather(model: nn.Module) -> None:
     from torch.distributed._composable.contract import REGISTRY_KEY, STATE_KEY
     from torch.distributed._composable_state import _module_state_mapping
     from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import ActivationWrapper
-    from torch.distributed.fsdp import FSDPModule, fully_shard
+    from torch.distributed.fsdp import FSDPModule
 
     sharded: list[Any] = [module for module in model.modules() if isinstance(module, FSDPModule)]
     if not sharded:
@@ -56,20 +56,27 @@ def gather(model: nn.Module) -> None:
             setattr(module, name, made[parameter])
         for name in ("_is_fsdp_managed_module", "_fsdp_use_orig_params"):
             vars(module).pop(name, None)
-    for module in sharded:
-        state: Any = fully_shard.state(module)  # type: ignore[attr-defined]
-        handles = [state._pre_forward_hook_handle, state._post_forward_hook_handle]
-        for group in state._fsdp_param_groups:
-            handles += group._module_to_pre_save_state_dict_hook_handle.values()
-            handles += group._module_to_pre_load_state_dict_hook_handle.values()
-        for handle in handles:
-            handle.remove()
+        _remove_hooks(module)
     for module in sharded:
         for key in (STATE_KEY, REGISTRY_KEY):
             vars(module).pop(key, None)
         _module_state_mapping.pop(module, None)
         module.__class__ = next(cls for cls in type(module).__mro__ if not issubclass(cls, FSDPModule))
     vars(model).pop("generate", None)  # which the Trainer had wrapped
+
+
+def _remove_hooks(module: nn.Module) -> None:
+    """Those of FSDP, for forwards and state dicts, which are known by where their functions stand."""
+    kept_by_kind = [hooks for name, hooks in vars(module).items() if "_hooks" in name and isinstance(hooks, dict)]
+    of_fsdp = [
+        number
+        for hooks in kept_by_kind
+        for number, hook in hooks.items()
+        if str(getattr(getattr(hook, "hook", hook), "__module__", "")).startswith("torch.distributed.fsdp")
+    ]
+    for hooks in kept_by_kind:
+        for number in of_fsdp:  # one number in several: its function in the first, how to call it in the others
+            hooks.pop(number, None)
 
 
 def check_sharding(accelerator: Any, model: nn.Module, compression: Sequence[TrainingCompressor[Any]]) -> None:
