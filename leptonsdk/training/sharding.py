@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from leptonsdk.errors import UsageError
 from leptonsdk.hooks import TrainingCompressor
@@ -35,6 +35,8 @@ def gather(model: nn.Module) -> None:
 
     torch has no public way back from ``fully_shard``: its hooks and its state are found by private names, here alone.
     """
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return
     from torch.distributed._composable.contract import REGISTRY_KEY, STATE_KEY
     from torch.distributed._composable_state import _module_state_mapping
     from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import ActivationWrapper
@@ -45,7 +47,7 @@ def gather(model: nn.Module) -> None:
         return
     for module in sharded:
         module.reshard()  # some were left whole by the last forward, and not in their own dtype
-    for name, module in list(model.named_modules()):
+    for name, module in reversed(list(model.named_modules())):  # the inner of two first
         if isinstance(module, ActivationWrapper):  # fsdp_config's activation_checkpointing
             model.set_submodule(name, module.get_submodule("_checkpoint_wrapped_module"))
     made: dict[Tensor, nn.Parameter] = {}

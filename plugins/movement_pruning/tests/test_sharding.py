@@ -14,7 +14,7 @@ from leptonsdk_movement_pruning import MovementPruning
 from leptonsdk.training import CompressionTrainer
 
 SETTINGS: dict[str, dict[str, Any]] = {
-    "soft": {"method": "soft_movement", "structure": "unstructured", "final_sparsity": 0.5, "regularization": 5.0},
+    "soft": {"method": "soft_movement", "structure": "block", "block_shape": (4, 4), "final_sparsity": 0.5},
     "l1": {"method": "l1", "structure": "block", "block_shape": (8, 8), "final_sparsity": 0.5, "regularization": 0.01},
     "units": {"structure": ("heads", "ffn"), "final_sparsity": 0.5},
     "magnitude": {"method": "magnitude", "structure": "unstructured", "final_sparsity": 0.5, "budget": "global"},
