@@ -27,7 +27,7 @@ def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], d
             [*command, str(_SCRIPT), file, str(folder)],
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=600,
             check=False,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
