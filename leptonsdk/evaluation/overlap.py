@@ -6,17 +6,17 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from leptonsdk.evaluation.packages import optional
-from leptonsdk.gating.counts import BLEU_ORDER, CHRF_ORDER
 from leptonsdk.hooks import Metric
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _EXTRA = "text"
-_ORDERS = range(1, BLEU_ORDER + 1)
+_BLEU_ORDER, _CHRF_ORDER = 4, 6  # longest n-grams, in words and in characters: as many as the gate's statistics take
+_ORDERS = range(1, _BLEU_ORDER + 1)
 _ROUGE = ("rouge1", "rouge2", "rougeL")
 _BLEU = (*(f"bleu_right_{n}" for n in _ORDERS), *(f"bleu_written_{n}" for n in _ORDERS), "bleu_length", "bleu_expected")
-_CHRF = tuple(f"chrf_{what}_{n}" for n in range(1, CHRF_ORDER + 1) for what in ("written", "expected", "right"))
+_CHRF = tuple(f"chrf_{what}_{n}" for n in range(1, _CHRF_ORDER + 1) for what in ("written", "expected", "right"))
 
 ROUGE_METRICS = tuple(
     Metric(name, (name,), description=f"Mean F1 of {what} with the reference (Lin 2004, rouge-score without stemming).")
@@ -77,7 +77,7 @@ def chrf_counts(references: Sequence[str], written: Sequence[str], where: str) -
     ngrams = optional("sacrebleu.metrics.helpers", extra=_EXTRA, where=where).extract_all_char_ngrams
     rows = []
     for reference, guess in zip(references, written, strict=True):
-        pairs = zip(ngrams(guess.rstrip(), CHRF_ORDER), ngrams(reference.rstrip(), CHRF_ORDER), strict=True)
+        pairs = zip(ngrams(guess.rstrip(), _CHRF_ORDER), ngrams(reference.rstrip(), _CHRF_ORDER), strict=True)
         rows.append([
             count
             for found, expected in pairs
