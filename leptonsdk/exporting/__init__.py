@@ -12,15 +12,18 @@ if TYPE_CHECKING:
     from leptonsdk.exporting.inputs import Inputs, model_inputs, sample_batches, synthetic_inputs, tracing_inputs
     from leptonsdk.exporting.outputs import Outputs
     from leptonsdk.exporting.parity import check_parity, measure_parity
+    from leptonsdk.exporting.seq2seq import Seq2SeqSettings, generate_seq2seq
     from leptonsdk.exporting.silence import quiet
 
 __all__ = [
     "GENERATIVE_TASKS",
     "Inputs",
     "Outputs",
+    "Seq2SeqSettings",
     "Step",
     "check_parity",
     "generate",
+    "generate_seq2seq",
     "logits_processors",
     "measure_parity",
     "model_inputs",
@@ -39,6 +42,7 @@ _PLACES = {
     **dict.fromkeys(("Inputs", "model_inputs", "sample_batches", "synthetic_inputs", "tracing_inputs"), "inputs"),
     "Outputs": "outputs",
     **dict.fromkeys(("check_parity", "measure_parity"), "parity"),
+    **dict.fromkeys(("Seq2SeqSettings", "generate_seq2seq"), "seq2seq"),
     "quiet": "silence",
 }
 
