@@ -21,7 +21,7 @@ from leptonsdk.errors import ExportError, UsageError
 from leptonsdk.quantization import CodebookTensor, QuantizedTensor
 from leptonsdk.quantization.tensor_codebook import AnyTensor
 from leptonsdk_openvino.config import why_not_packed
-from leptonsdk_openvino.graph import constants, module_of, readers
+from leptonsdk_openvino.graph import FLOATS, constants, module_of, readers
 from leptonsdk_openvino.graph_integers import BITS
 
 
@@ -67,9 +67,11 @@ def lower(graphs: Iterable[ov.Model], quantized: Mapping[str, AnyTensor]) -> dic
     for graph in graphs:
         for constant in list(constants(graph)):
             nodes = readers(constant)
+            if constant.get_element_type() not in FLOATS or len(constant.shape) != 2:
+                continue  # a lookup's axis, say
             name = next((module_of(node) for node in nodes if module_of(node) in quantized), None)
             if name is None:
-                if len(constant.shape) == 2 and any(node.get_type_name() == "MatMul" for node in nodes):
+                if any(node.get_type_name() == "MatMul" for node in nodes):
                     kept.append(module_of(nodes[0]))
                 continue
             tensor = quantized[name]

@@ -24,7 +24,7 @@ def weight_profile(paths: Iterable[Path]) -> WeightProfile:
             zero = 0 if weight.zero is None else decode(weight.zero)
             if weight.values.get_element_type() == ov.Type.nf4:
                 zero = 7  # the index of 0 in its table
-            parts.append((values.size, np.count_nonzero(values == zero), _bits(weight.values)))
+            parts.append((values.size, int(np.count_nonzero(values == zero)), _bits(weight.values)))
             for part in (weight.zero, weight.scale):
                 if part is not None:
                     parts.append((0, 0, _bits(part)))
@@ -39,7 +39,7 @@ def weight_profile(paths: Iterable[Path]) -> WeightProfile:
             if any(word in name for name in names for word in ("FakeQuantize", "smooth_quant")):
                 parts.append((0, 0, _bits(constant)))
             else:
-                parts.append((size, size - np.count_nonzero(constant.data), _bits(constant)))
+                parts.append((size, size - int(np.count_nonzero(constant.data)), _bits(constant)))
     return WeightProfile(*(int(sum(column)) for column in zip(*parts, strict=True)))
 
 
