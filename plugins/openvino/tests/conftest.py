@@ -44,7 +44,7 @@ def batch_of(name: str, rows: int, length: int = 8, seed: int = 0) -> dict[str, 
 
 def context_of(name: str, folder: Path, *, data: bool = True) -> StepContext:
     def batches(size: int) -> Iterator[dict[str, Any]]:
-        for seed in range(4):
+        for seed in range(24):
             yield batch_of(name, size, seed=seed)
 
     folder.mkdir(parents=True, exist_ok=True)

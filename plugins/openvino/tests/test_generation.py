@@ -83,7 +83,7 @@ def test_logits_of_an_encoder_decoder(exports, make, name):
 
 
 def test_int8_of_an_encoder_decoder(exports, make):
-    artifact = exports("whisper", "int8")
+    artifact = exports("whisper", "int8", tolerance=0.35)
     report = artifact.details["quantization"]
     assert report["openvino_encoder_model"]["method"] == "nncf.quantize"
     assert report["openvino_decoder_model"]["method"] == "nncf.compress_weights"

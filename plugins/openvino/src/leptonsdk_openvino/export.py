@@ -93,9 +93,15 @@ def _trace(model: Any, inputs: Inputs, *, seq2seq: bool, decoder: bool) -> dict[
 
 
 def _save(graph: ov.Model, folder: Path, name: str, precision: str, details: Mapping[str, Any]) -> tuple[str, str]:
-    """Write a graph with the options that it is to be compiled with, so that OpenVINO alone computes as the runner does."""
-    # The exporter notes its own, which would win over what the user asked for.
-    graph.set_rt_info({key: str(value) for key, value in runtime_options(details).items()}, "runtime_options")
+    """Write a graph, with a note of the options that it is to be compiled with.
+
+    OpenVINO itself heeds those about cache and dynamic quantization; the inference precision it must be told.
+    """
+    noted = graph.get_rt_info()
+    if "runtime_options" in noted:
+        del noted["runtime_options"]  # the exporter's
+    for option, value in runtime_options(details).items():
+        graph.set_rt_info(str(value), ["runtime_options", option])
     path = folder / FOLDER / f"{name}.xml"
     path.parent.mkdir(parents=True, exist_ok=True)
     with converting():
