@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     )
     from leptonsdk.exporting.outputs import Outputs
     from leptonsdk.exporting.parity import check_parity, measure_parity
-    from leptonsdk.exporting.seq2seq import Seq2SeqSettings, generate_seq2seq, with_decoder_inputs
+    from leptonsdk.exporting.seq2seq import Seq2SeqSettings, generate_seq2seq, torch_step, with_decoder_inputs
     from leptonsdk.exporting.silence import quiet
 
 __all__ = [
@@ -40,6 +40,7 @@ __all__ = [
     "quiet",
     "sample_batches",
     "synthetic_inputs",
+    "torch_step",
     "tracing_inputs",
     "with_decoder_inputs",
     "write_companions",
@@ -53,7 +54,7 @@ _PLACES = {
     ),
     "Outputs": "outputs",
     **dict.fromkeys(("check_parity", "measure_parity"), "parity"),
-    **dict.fromkeys(("Seq2SeqSettings", "generate_seq2seq", "with_decoder_inputs"), "seq2seq"),
+    **dict.fromkeys(("Seq2SeqSettings", "generate_seq2seq", "torch_step", "with_decoder_inputs"), "seq2seq"),
     "quiet": "silence",
 }
 
