@@ -27,6 +27,7 @@ lint: $(VENV)/.installed-dev
 bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/onnxruntime_sst2.py --data-dir "$(DATA_DIR)" --models-dir "$(MODELS_DIR)"
 	$(BIN)/python benchmarks/onnxruntime_decoder.py --data-dir "$(DATA_DIR)" --models-dir "$(MODELS_DIR)"
+	$(BIN)/python benchmarks/coreml.py --data-dir "$(DATA_DIR)" --models-dir "$(MODELS_DIR)"
 	$(BIN)/python benchmarks/quantization.py --data-dir "$(DATA_DIR)" --models-dir "$(MODELS_DIR)"
 	$(BIN)/python benchmarks/speech.py --data-dir "$(DATA_DIR)" --models-dir "$(MODELS_DIR)"
 	$(BIN)/python benchmarks/joint.py --data-dir "$(DATA_DIR)" --models-dir "$(MODELS_DIR)"

@@ -13,6 +13,7 @@ import sys
 import time
 from typing import IO, Any
 
+from leptonsdk.errors import EvaluationError
 from leptonsdk.evaluation.memory import peak_memory, settled_memory
 
 
@@ -59,6 +60,8 @@ class _Timed:
         if request["kind"] == "artifact":
             artifact = Artifact.open(request["folder"])
             backend = load_plugins().get("backend", artifact.backend)
+            if (reason := backend.untimed()) is not None:
+                raise EvaluationError(f"it cannot be timed on this system: {reason}", where=artifact.backend)
             for module in backend.runtime_modules:
                 importlib.import_module(module)
             self._before = settled_memory()

@@ -246,6 +246,13 @@ class Backend(ABC, Generic[ConfigT]):
         """Why the runtime cannot hold weights of a scheme as they are; None where it can. Asked of one that keeps integers."""
         return None
 
+    @classmethod
+    def untimed(cls) -> str | None:
+        """Why latency and memory of its runner say nothing on this system (an evaluation by reference, say); None where they
+        do. What is untimed is not profiled, and a plan whose gate asks for its latency or memory has an error.
+        """
+        return None
+
     def version(self) -> str:
         """The runtime's version, part of every step key."""
         return ""

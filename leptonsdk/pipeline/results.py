@@ -69,9 +69,14 @@ def _config(execution: _Execution) -> Mapping[str, Any]:
 
 
 def _measure(execution: _Execution, last: str) -> dict[str, dict[str, Any]]:
-    """Latency and memory of the baseline and of every artifact (or of the last step), timed by turns."""
+    """Latency and memory of the baseline and of every artifact (or of the last step), timed by turns.
+
+    Artifacts whose backend says that its figures would mean nothing here are left out.
+    """
     store, recipe = execution.store, execution.recipe
-    names = [step.name for step in execution.plan.exports] or ([last] if last != "baseline" else [])
+    exported = execution.plan.exports
+    names = [s.name for s in exported if execution.plugins.get("backend", s.plugin).untimed() is None]
+    names = names if exported or last == "baseline" else [last]
     settings = latency_settings(execution)
     key = key_of(
         what="profile",

@@ -151,6 +151,7 @@ def check_order(
     section = data.get("data")
     calibrated = isinstance(section, dict) and section.get("calibration") is not None
     trained = isinstance(section, dict) and section.get("train") is not None
+    gate = data.get("gate")
     done: dict[str, str] = {}
     for index, step in enumerate(steps):
         if step is None:
@@ -178,6 +179,10 @@ def check_order(
         backend = plugins.get("backend", export.plugin)(export.config)
         if backend.calibration() == "required" and not calibrated and "calibrates" not in done:
             problems.append(source.problem(path, "it needs calibration data", "Add `data.calibration`."))
+        asked = [cost for cost in ("latency", "memory") if isinstance(gate, dict) and gate.get(cost)]
+        if asked and (reason := backend.untimed()) is not None:
+            message = f"its {' and '.join(asked)} cannot be measured on this system: {reason}"
+            problems.append(source.problem(path, message, f"Leave {' and '.join(asked)} out of the gate."))
         if "quantizes" in done and done.get("calibrates") != done["quantizes"]:
             _check_integers(backend, path, done["quantizes"], _schemes(steps, plugins), source, problems)
 

@@ -125,7 +125,7 @@ def _timing(models: Models, setting: tuple[int | None, int | None]) -> Row:
     for model in models.all:
         timing = model.timing(setting)
         if timing is None:
-            cells.append(Cell(fmt.NONE))
+            cells.append(Cell("not measured" if model.role == "artifact" else fmt.NONE))
             continue
         quartiles = f"{fmt.duration(timing.low).removesuffix(' ms')} to {fmt.duration(timing.high)}"
         speed = None

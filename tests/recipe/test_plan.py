@@ -165,6 +165,17 @@ def test_integers_that_a_runtime_cannot_hold_are_said(recipe: dict[str, Any]) ->
     assert not held.warnings
 
 
+def test_what_cannot_be_timed_is_no_part_of_a_gate(recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = PLUGINS.get("backend", "onnxruntime")
+    monkeypatch.setattr(backend, "untimed", classmethod(lambda cls: "it computes by reference"))
+    exported = {**recipe, "export": [{"onnxruntime": {}}]}
+    assert make_plan(exported, PLUGINS).exports
+    gate = {**recipe["gate"], "latency": {"min_speedup": 2, "batch_size": 1}}
+    (found,) = problems({**exported, "gate": gate})
+    assert "its latency cannot be measured on this system: it computes by reference" in found
+    assert "Leave latency out of the gate" in found
+
+
 def test_files_that_are_no_recipe(tmp_path: Path) -> None:
     assert "cannot be read" in problems(tmp_path / "none.yaml")[0]
     assert "not valid YAML" in problems(write(tmp_path / "a.yaml", "version: [1\n"))[0]

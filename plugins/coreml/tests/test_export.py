@@ -1,0 +1,195 @@
+"""What an export writes, and that the saved program computes what its source does."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import textwrap
+
+import pytest
+import torch
+from leptonsdk_coreml import CoreMLBackend, CoreMLConfig
+from pydantic import ValidationError
+
+from leptonsdk.checkpoint import Checkpoint
+from leptonsdk.errors import ExportError, UsageError
+
+ALL = ["bert", "roberta", "distilbert", "modernbert", "vit", "resnet", "llama", "mistral"]
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_fp32_agrees_at_sizes_it_was_not_traced_with(exports, model, batch, name):
+    source, runner = model(name), CoreMLBackend.load(exports(name), threads=1)
+    for rows, length in ((1, 7), (5, 23)):
+        inputs = batch(name, rows, length)
+        with torch.no_grad():
+            expected = source(**inputs).logits
+        found = runner(**inputs).logits
+        kept = inputs["attention_mask"].bool() if expected.dim() == 3 else slice(None)
+        torch.testing.assert_close(found[kept], expected[kept], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["bert", "llama"])
+def test_padding_changes_nothing(exports, batch, name):
+    runner = CoreMLBackend.load(exports(name), threads=1)
+    inputs = batch(name, 3, 9)
+    kept = inputs["attention_mask"][2].bool()
+    alone = {key: value[2:, kept] for key, value in inputs.items()}
+    together, single = runner(**inputs).logits[2:], runner(**alone).logits
+    together = together[:, kept] if together.dim() == 3 else together
+    torch.testing.assert_close(together, single, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["bert", "vit", "llama"])
+def test_precisions_are_smaller_and_close(exports, name):
+    stored, apart = {}, {}
+    for precision in ("fp32", "fp16", "int8", "int4", "palettized"):
+        config = {"block_size": 16} if precision == "int4" else {}
+        artifact = exports(name, precision, **config)
+        profile = CoreMLBackend.weights(artifact)
+        stored[precision], apart[precision] = profile.bits_per_weight, artifact.details["parity"]["relative_rms"]
+    assert stored["fp32"] == 32
+    assert stored["fp16"] < 17
+    assert stored["int8"] < 11
+    assert stored["int4"] < stored["int8"]
+    assert stored["palettized"] < stored["fp16"]
+    assert apart["fp32"] < apart["fp16"] < apart["int8"] < apart["int4"]
+    assert apart["fp16"] < 0.01
+    assert apart["int8"] < 0.1
+
+
+def test_weights_are_all_counted_and_tied_ones_once(exports, model):
+    for name in ("bert", "llama"):
+        profile = CoreMLBackend.weights(exports(name, "fp32"))
+        assert profile.parameters == pytest.approx(model(name).num_parameters(), rel=0.03)
+
+
+def test_embeddings_and_ignored_modules_stay_float(exports):
+    artifact = exports("bert", "int8", embeddings="float", ignore=("re:.*layer\\.0\\.", "pooler.dense"))
+    report = artifact.details["quantization"]
+    assert "bert.embeddings.word_embeddings" in report["kept_in_float"]
+    assert "bert.pooler.dense" in report["kept_in_float"]
+    assert report["compressed"]
+    assert all(".layer.1." in name for name in report["compressed"])
+    with pytest.raises(ExportError, match="nothing was compressed"):
+        exports("bert", "int8", ignore=("re:.*",))
+
+
+def test_whoever_reads_the_runtime_knows_what_computed(exports):
+    for precision, computes in (("fp32", "fp32)"), ("int8", "fp16 results, sums in fp32)")):
+        runner = CoreMLBackend.load(exports("bert", precision))
+        assert "reference evaluation, not executed by Core ML" in runner.runtime
+        assert runner.runtime.endswith(computes)
+
+
+def test_sizes_beyond_the_programs_are_refused(exports, batch):
+    runner = CoreMLBackend.load(exports("bert"), threads=1)
+    with pytest.raises(UsageError, match="'input_ids' has length 33.*at most 32"):
+        runner(**batch("bert", 1, 33))
+    with pytest.raises(TypeError, match="input_ids"):
+        runner(attention_mask=torch.ones(1, 4))
+
+
+def test_layout(exports):
+    artifact = exports("bert")
+    files = {path.relative_to(artifact.folder).as_posix() for path in artifact.folder.rglob("*") if path.is_file()}
+    package = {f"coreml/model.mlpackage/{name}" for name in (
+        "Manifest.json", "Data/com.apple.CoreML/model.mlmodel", "Data/com.apple.CoreML/weights/weight.bin",
+    )}  # fmt: skip
+    assert files == {"config.json", "coreml/export.json", *package}
+    assert set(artifact.files) == package
+    assert json.loads(json.dumps(artifact.details))["minimum_deployment_target"] == "iOS18"
+
+
+def test_unsupported_operations_are_named(exports, tiny):
+    source = tiny.build("bert")
+    source.bert.pooler.activation = torch.special.i0e
+    with pytest.raises(ExportError, match="does not know: special_i0e"):
+        exports(Checkpoint.of(source))
+
+
+def test_encoder_decoders_are_refused_by_name(exports, tiny):
+    with pytest.raises(ExportError, match="T5ForConditionalGeneration is an encoder-decoder"):
+        exports(Checkpoint.of(tiny.build("t5")))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"precision": "int4", "minimum_deployment_target": "iOS17"},
+        {"precision": "palettized", "minimum_deployment_target": "iOS16"},
+    ],
+)
+def test_what_a_target_cannot_run_is_said_at_once(config):
+    with pytest.raises(ValidationError, match="iOS18"):
+        CoreMLConfig(**config)
+
+
+def test_an_older_target_has_its_own_operations(exports):
+    artifact = exports("vit", "int8", minimum_deployment_target="iOS16")
+    assert artifact.details["parity"]["relative_rms"] < 0.1
+
+
+PREAMBLE = """
+    import sys
+    class Refuse:
+        def find_spec(self, name, path=None, target=None):
+            if name.split(".")[0].startswith("leptonsdk"):
+                raise ImportError(name)
+    sys.meta_path.insert(0, Refuse())
+"""
+
+
+def test_coremltools_alone_opens_it(exports):
+    artifact = exports("bert", "int8")
+    code = """
+        import coremltools as ct
+        model = ct.models.MLModel(sys.argv[1], skip_model_load=True)
+        spec = model.get_spec()
+        print(sorted(value.name for value in spec.description.input), [value.name for value in spec.description.output])
+        print(len(ct.optimize.coreml.get_weights_metadata(model, weight_threshold=0)) > 0)
+    """
+    program = textwrap.dedent(PREAMBLE) + textwrap.dedent(code)
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(artifact.folder / artifact.entry)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-2:] == ["['attention_mask', 'input_ids', 'token_type_ids'] ['logits']", "True"]
+
+
+def test_transformers_opens_the_folder(exports, batch):
+    from leptonsdk_coreml.exporter import ExportedModel
+
+    artifact, inputs = exports("bert", "fp16"), batch("bert", 3, 6)
+    opened = ExportedModel.from_pretrained(artifact.folder / "coreml")
+    found = opened(**inputs)
+    assert type(found).__name__ == "SequenceClassifierOutput"
+    torch.testing.assert_close(found.logits, CoreMLBackend.load(artifact)(**inputs).logits)
+
+
+def test_transformers_exports_and_opens_again(model, batch, tmp_path):
+    from leptonsdk_coreml.exporter import CoreMLExportConfig, CoreMLExporter, ExportedModel
+
+    source, inputs = model("vit"), batch("vit", 2)
+    exported = CoreMLExporter().export(source, inputs, CoreMLExportConfig(precision="fp32", max_batch_size=4))
+    exported.save_pretrained(tmp_path)
+    found = ExportedModel.from_pretrained(tmp_path)(**batch("vit", 3)).logits
+    with torch.no_grad():
+        torch.testing.assert_close(found, source(**batch("vit", 3)).logits, atol=1e-4, rtol=0)
+
+
+def test_a_model_is_left_as_it_was(model, exports):
+    source = model("bert")
+    before = source.config._attn_implementation
+    exports(Checkpoint.of(source), "fp16")
+    assert source.config._attn_implementation == before
+
+
+def test_importing_the_plugin_loads_nothing_heavy():
+    code = "import sys, leptonsdk_coreml; print({'torch','coremltools','numpy','transformers'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
