@@ -34,6 +34,8 @@ _TASK_BY_HEAD = {
     "Model": "feature-extraction",
 }
 _SPEECH = ("Whisper", "SpeechEncoderDecoder", "Speech2Text", "Moonshine")
+# Encoders of sound: their classifiers are named like those of text.
+_AUDIO = ("Wav2Vec2", "Hubert", "WavLM", "UniSpeech", "SEW", "Data2VecAudio")
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,8 @@ def task_of_architecture(architecture: str) -> str | None:
     """The task that an architecture's name tells, or None."""
     if architecture.startswith(_SPEECH) and architecture.endswith("ForConditionalGeneration"):
         return "automatic-speech-recognition"
+    if architecture.startswith(_AUDIO) and architecture.endswith("ForSequenceClassification"):
+        return "audio-classification"
     if architecture.endswith("ForConditionalGeneration"):
         return "text2text-generation"
     for head, task in _TASK_BY_HEAD.items():

@@ -21,3 +21,10 @@ def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
 
     with pytest.raises(AttributeError, match="'leptonsdk.structure' has no attribute 'nothing'"):
         leptonsdk.structure.nothing  # noqa: B018
+
+
+def test_the_built_in_plugin_loads_nothing_heavy() -> None:
+    """A plan reads every task's class, and is to answer at once."""
+    heavy = "{'torch', 'transformers', 'datasets', 'numpy', 'scipy'}"
+    code = f"import sys, leptonsdk.builtin; assert not {heavy} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

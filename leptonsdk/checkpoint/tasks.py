@@ -14,6 +14,7 @@ from leptonsdk.references import task_of_architecture
 
 _VISION_TASKS = frozenset({"image-classification", "object-detection", "image-segmentation", "semantic-segmentation"})
 _SPEECH_TASKS = frozenset({"audio-classification"})
+_WRITES = "text2text-generation"
 _BOTH_TASKS = frozenset({"automatic-speech-recognition", "image-to-text"})
 
 
@@ -41,14 +42,16 @@ def task_of(architectures: Iterable[str], name: str) -> str:
     from optimum.exporters.tasks import TasksManager
 
     for architecture in architectures:
-        cls = getattr(transformers, architecture, None)
+        told, cls = task_of_architecture(architecture), getattr(transformers, architecture, None)
         if cls is not None:
             try:
-                return str(TasksManager.infer_task_from_model(cls))
+                task = str(TasksManager.infer_task_from_model(cls))
             except (KeyError, ValueError):
                 pass
-        if (task := task_of_architecture(architecture)) is not None:
-            return task
+            else:  # BART's one class fills masks too: its name says what it is for
+                return _WRITES if (task, told) == ("fill-mask", _WRITES) else task
+        if told is not None:
+            return told
     raise CheckpointError("its task cannot be inferred", where=name, hint="give one: `model.task`, or --task")
 
 

@@ -55,6 +55,13 @@ def display(as_json: bool) -> tuple[Any, Any]:
     return (Display() if as_json else RichDisplay(screen)), screen
 
 
+def options(values: list[str] | None) -> dict[str, Any]:
+    """``--option KEY=VALUE``, each value read as a recipe's would be."""
+    import yaml
+
+    return {key: yaml.safe_load(value) for key, value in pairs(values, "--option").items()}
+
+
 def pairs(values: list[str] | None, option: str) -> dict[str, str]:
     found = {}
     for value in values or ():

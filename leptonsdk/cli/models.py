@@ -28,8 +28,6 @@ def export(
     as_json: common.Json = False,
 ) -> None:
     """Export a model to a runtime, and check the artifact against the model."""
-    import yaml
-
     plugins = common.plugins()
     plugins.get("backend", backend)
     from leptonsdk import api
@@ -48,7 +46,7 @@ def export(
             seed=seed,
             progress=display.progress,
             plugins=plugins,
-            **{key: yaml.safe_load(value) for key, value in common.pairs(option, "--option").items()},
+            **common.options(option),
         )
     answer = {
         "folder": str(artifact.folder),
@@ -74,6 +72,9 @@ def evaluate(
     metric: Annotated[list[str] | None, typer.Option("--metric", help="Metrics to keep; default: all.")] = None,
     split: Annotated[str | None, typer.Option("--split")] = None,
     column: common.Column = None,
+    option: Annotated[
+        list[str] | None, typer.Option("--option", metavar="KEY=VALUE", help="Option of the task (max_new_tokens=64).")
+    ] = None,
     limit: common.Limit = None,
     batch_size: common.BatchSize = 32,
     max_length: common.MaxLength = None,
@@ -94,6 +95,7 @@ def evaluate(
             task=task,
             metrics=metric,
             columns=common.pairs(column, "--column"),
+            options=common.options(option),
             limit=limit,
             batch_size=batch_size,
             max_length=max_length,

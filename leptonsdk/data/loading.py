@@ -14,6 +14,7 @@ import numpy as np
 from datasets import Audio, Dataset, DatasetDict, Image, Value, load_dataset
 from datasets.exceptions import DatasetGenerationError
 
+from leptonsdk.data.audio import open_audio_folder
 from leptonsdk.data.spec import AUDIO, FORMATS, IMAGES, DataSpec, file_format
 from leptonsdk.errors import DataError, did_you_mean, first_line
 from leptonsdk.hooks import Evaluator, Plugins
@@ -133,6 +134,8 @@ def _open_local(path: Path, spec: DataSpec) -> Dataset:
         raise DataError(
             "its kind is not known", where=where, hint=f"known: {', '.join(sorted(FORMATS))}, image and audio folders"
         )
+    if builder == "audiofolder":
+        return open_audio_folder(path, spec.split)
     options: dict[str, Any] = {}
     if path.is_file():
         options["data_files"] = str(path)

@@ -47,6 +47,8 @@ def evaluate(
     subject = model if isinstance(model, Subject) else open_subject(model, plugins, threads=threads)
     evaluator = plugins.get("evaluator", subject.task)()
     settings = subject_settings(subject, settings)
+    made = [column for metric in evaluator.metrics for column in metric.columns]
+    chosen_metrics(evaluator, dict.fromkeys(made), [name for name in metrics or () if not name.startswith(LIBRARY)])
     if baseline is not None:
         reference = subject.runner if baseline is model else open_subject(baseline, plugins).runner
         settings = dataclasses.replace(settings, reference=reference)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from leptonsdk.errors import DataError, first_line
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from torch import Tensor
 
 _CONTAINERS = (b"RIFF", b"RIFX", b"RF64")  # how a wav file begins
 
@@ -45,6 +46,26 @@ def waveform(value: Any, rate: int) -> NDArray[Any]:
     if mono.ndim == 2:
         mono = mono.mean(axis=1)
     return _resampled(mono, own_rate, rate).astype(np.float32)
+
+
+def features(extractor: Any, audio: Sequence[Any], where: str) -> tuple[dict[str, Tensor], list[int]]:
+    """A feature extractor's model inputs for some recordings, and their lengths in samples.
+
+    Raises:
+        DataError: A recording is not readable, or longer than the model hears.
+    """
+    rate = extractor.sampling_rate
+    waves = [waveform(recording, rate) for recording in audio]
+    lengths = [len(wave) for wave in waves]
+    window = getattr(extractor, "n_samples", None)  # Whisper's; it would cut what is longer, and not say so
+    if window is not None and max(lengths) > window:
+        raise DataError(
+            f"a recording lasts {max(lengths) / rate:.1f} s, the model hears {window / rate:.0f} s",
+            where=where,
+            hint="cut it into parts",
+        )
+    padding = {} if window is not None else {"padding": True}
+    return dict(extractor(waves, sampling_rate=rate, return_tensors="pt", **padding)), lengths
 
 
 def _read_wav(path: str | None, content: bytes | None, where: str) -> tuple[int, NDArray[Any]]:

@@ -74,7 +74,7 @@ def open_subject(model: Checkpoint | Artifact, plugins: Plugins, *, threads: int
         elif (method := library_method(model.model)) is not None:
             label = f"torch {method}"
         pooling = companions.get(_POOLING_FILE)
-        options = _options(model.model.config, pooling)
+        options = _options(model.model.config, model.task, pooling)
         return Subject(TorchRunner(model.model), model.processor, model.task, label, options)
     backend = plugins.get("backend", model.backend)
     pooling_file = model.folder / _POOLING_FILE
@@ -84,12 +84,14 @@ def open_subject(model: Checkpoint | Artifact, plugins: Plugins, *, threads: int
         task=model.task,
         label=f"{model.backend} {model.precision}",
         options=_options(
-            AutoConfig.from_pretrained(model.folder), pooling_file.read_bytes() if pooling_file.is_file() else None
+            AutoConfig.from_pretrained(model.folder),
+            model.task,
+            pooling_file.read_bytes() if pooling_file.is_file() else None,
         ),
     )
 
 
-def _options(config: Any, pooling: bytes | None) -> dict[str, Any]:
+def _options(config: Any, task: str, pooling: bytes | None) -> dict[str, Any]:
     options: dict[str, Any] = {"label2id": dict(getattr(config, "label2id", None) or {})}
     if (positions := getattr(config, "max_position_embeddings", None)) is not None:
         options["max_positions"] = positions
@@ -97,6 +99,9 @@ def _options(config: Any, pooling: bytes | None) -> dict[str, Any]:
         for name in ("decoder_start_token_id", "max_target_positions"):
             if (value := getattr(config, name, None)) is not None:
                 options[name] = value
+    own = (getattr(config, "task_specific_params", None) or {}).get(task) or {}
+    if "prefix" in own:  # T5's: "summarize: "
+        options["prefix"] = own["prefix"]
     if pooling is not None:
         modes = json.loads(pooling)
         chosen = [key for key, on in modes.items() if key.startswith("pooling_mode_") and on is True]

@@ -9,10 +9,17 @@ from leptonsdk.lazy import names_on_demand
 if TYPE_CHECKING:
     from leptonsdk.exporting.companions import GENERATIVE_TASKS, pad_token, write_companions
     from leptonsdk.exporting.generation import Step, generate, logits_processors, position_ids
-    from leptonsdk.exporting.inputs import Inputs, model_inputs, sample_batches, synthetic_inputs, tracing_inputs
+    from leptonsdk.exporting.inputs import (
+        Inputs,
+        complete_inputs,
+        model_inputs,
+        sample_batches,
+        synthetic_inputs,
+        tracing_inputs,
+    )
     from leptonsdk.exporting.outputs import Outputs
     from leptonsdk.exporting.parity import check_parity, measure_parity
-    from leptonsdk.exporting.seq2seq import Seq2SeqSettings, generate_seq2seq
+    from leptonsdk.exporting.seq2seq import Seq2SeqSettings, generate_seq2seq, torch_step, with_decoder_inputs
     from leptonsdk.exporting.silence import quiet
 
 __all__ = [
@@ -22,6 +29,7 @@ __all__ = [
     "Seq2SeqSettings",
     "Step",
     "check_parity",
+    "complete_inputs",
     "generate",
     "generate_seq2seq",
     "logits_processors",
@@ -32,17 +40,21 @@ __all__ = [
     "quiet",
     "sample_batches",
     "synthetic_inputs",
+    "torch_step",
     "tracing_inputs",
+    "with_decoder_inputs",
     "write_companions",
 ]
 
 _PLACES = {
     **dict.fromkeys(("GENERATIVE_TASKS", "pad_token", "write_companions"), "companions"),
     **dict.fromkeys(("Step", "generate", "logits_processors", "position_ids"), "generation"),
-    **dict.fromkeys(("Inputs", "model_inputs", "sample_batches", "synthetic_inputs", "tracing_inputs"), "inputs"),
+    **dict.fromkeys(
+        ("Inputs", "complete_inputs", "model_inputs", "sample_batches", "synthetic_inputs", "tracing_inputs"), "inputs"
+    ),
     "Outputs": "outputs",
     **dict.fromkeys(("check_parity", "measure_parity"), "parity"),
-    **dict.fromkeys(("Seq2SeqSettings", "generate_seq2seq"), "seq2seq"),
+    **dict.fromkeys(("Seq2SeqSettings", "generate_seq2seq", "torch_step", "with_decoder_inputs"), "seq2seq"),
     "quiet": "silence",
 }
 

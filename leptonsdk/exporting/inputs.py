@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -69,3 +69,23 @@ def tracing_inputs(batch: Mapping[str, torch.Tensor], *, pad_left: bool) -> Inpu
     if mask is not None and mask.dim() == 2 and bool(mask.all()) and mask.shape[1] > 1:
         mask[1, 0 if pad_left else -1] = 0
     return inputs
+
+
+def complete_inputs(inputs: Mapping[str, torch.Tensor], names: Collection[str]) -> Inputs:
+    """Those inputs that a graph reads; where they are missing, a mask of ones, token types of 0, positions from 0 on.
+
+    Positions count padding too, as a source model's do that is called without any; only its ``generate`` counts otherwise.
+
+    Raises:
+        TypeError: Another input is missing.
+    """
+    found = {name: value for name, value in inputs.items() if name in names and value is not None}
+    ids = found.get("input_ids")
+    for name in sorted(set(names) - found.keys()):
+        if ids is None or name not in ("attention_mask", "token_type_ids", "position_ids"):
+            raise TypeError(f"the model needs the input '{name}'")
+        if name == "position_ids":
+            found[name] = torch.arange(ids.shape[1]).expand(ids.shape)
+        else:
+            found[name] = torch.full_like(ids, int(name == "attention_mask"))
+    return found

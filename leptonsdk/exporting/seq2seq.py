@@ -167,6 +167,30 @@ def generate_seq2seq(
     return _bare(ids[:, begin:], settings) if settings.speech else ids
 
 
+def torch_step(model: Any, inputs: Mapping[str, torch.Tensor]) -> Step:
+    """The source model as a step, without a cache: short answers to compare with."""
+    encoded = model.get_encoder()(**inputs, return_dict=True)
+    mask = {name: value for name, value in inputs.items() if name == "attention_mask"}
+
+    def step(tokens: torch.Tensor, _: Any, __: Any, before: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        ids = tokens if before is None else torch.cat([before, tokens], dim=1)
+        return model(**mask, encoder_outputs=encoded, decoder_input_ids=ids).logits[:, -1], ids
+
+    return step
+
+
+@torch.no_grad()
+def with_decoder_inputs(model: Any, batch: Mapping[str, torch.Tensor], new_tokens: int = 8) -> dict[str, torch.Tensor]:
+    """A batch with the ``decoder_input_ids`` of the model's own greedy answer, so that one call of it can be compared."""
+    settings = Seq2SeqSettings.of(model)
+    rows = next(iter(batch.values())).shape[0]
+    ids = generate_seq2seq(torch_step(model, batch), rows, settings, max_new_tokens=new_tokens)
+    if settings.speech:  # comes without its start
+        known = [token for token in settings.prompt() if token is not None]
+        ids = torch.cat([torch.tensor(known).repeat(rows, 1), ids], dim=1)
+    return {**batch, "decoder_input_ids": ids}
+
+
 _RULES = ("repetition_penalty", "no_repeat_ngram_size", "min_length", "forced_bos_token_id", "forced_eos_token_id")
 
 

@@ -17,6 +17,7 @@ from leptonsdk.errors import EvaluationError, LeptonError, did_you_mean
 from leptonsdk.gating.classification import f1_binary, f1_macro, matthews
 from leptonsdk.gating.columns import Column, FloatArray, IntArray, Weighing, check_lengths, numeric, weighted_sums
 from leptonsdk.gating.correlation import pearson, spearman
+from leptonsdk.gating.counts import BLEU_ORDER, CHRF_ORDER, bleu, chrf, f1_counts, share
 
 Kernel = Callable[[Sequence[Column]], Weighing]
 
@@ -159,6 +160,10 @@ _STATISTICS: dict[str, Statistic] = {
         _Weighted("f1_binary", 2, f1_binary),
         _Weighted("f1_macro", 2, f1_macro),
         _Weighted("matthews", 2, matthews),
+        _Weighted("share", 2, share),
+        _Weighted("f1_counts", 3, f1_counts),
+        _Weighted("bleu", 2 * BLEU_ORDER + 2, bleu),
+        _Weighted("chrf", 3 * CHRF_ORDER, chrf),
     )
 }
 
@@ -171,7 +176,8 @@ def get_statistic(name: str) -> Statistic:
       and token counts);
     - ``pearson`` and ``spearman`` correlation (Spearman 1904; mid-ranks for ties) of two columns;
     - ``f1_binary`` (positive label 1), ``f1_macro`` (van Rijsbergen 1979) and ``matthews`` (Matthews 1975; Gorodkin
-      2004 for more than two labels) of the columns prediction and label.
+      2004 for more than two labels) of the columns prediction and label;
+    - ``share``, ``f1_counts``, ``bleu`` and ``chrf`` of each example's counts, see `leptonsdk.gating.counts`.
 
     Raises:
         EvaluationError: No statistic has that name.

@@ -129,6 +129,10 @@ class TrainingCompressor(Compressor[ConfigT]):
     and after every optimizer step, and `loss` for every batch; `finalize` last. Whatever must survive an interruption is a
     parameter or a buffer of the model (`prepare` adds it), so that the Trainer's own checkpoints hold it and every process
     of a distributed run has the same; schedules follow from `update`'s progress alone.
+
+    Sharded training (FSDP2) replaces parameters, by ones of which each process holds a part outside of the forward: keep
+    modules instead of parameters, read them in `loss`, `update` and `logs` through `leptonsdk.training.whole`, on every process
+    alike, and add none without dimensions. `finalize` has a whole model again.
     """
 
     def student(self, model: nn.Module) -> nn.Module:

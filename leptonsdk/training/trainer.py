@@ -15,6 +15,7 @@ from leptonsdk.checkpoint import Checkpoint
 from leptonsdk.errors import UsageError
 from leptonsdk.hooks import StepContext, TrainingCompressor
 from leptonsdk.quantization.tensor_codebook import AnyTensor
+from leptonsdk.training.sharding import check_sharding, gather
 
 if TYPE_CHECKING:
     from transformers import Trainer as _Mixed
@@ -37,12 +38,19 @@ class CompressionTrainerMixin(_Mixed):  # type: ignore[misc]
     of steps, so that the Trainer's own checkpoints resume them. With ``load_best_model_at_end`` an evaluation counts from the
     moment on when every compressor has reached its target: before it, the best model is the one that is compressed least.
 
+    Several processes may train: with DistributedDataParallel, DeepSpeed's ZeRO-1 and 2, or FSDP2, which keeps weights, gradients
+    and the optimizer's states in parts. Compressors that change weights then gather these, a layer at a time, after each
+    step; what they hold in buffers, such as the masks of single weights, is whole on every device; and `finalize` leaves the
+    whole model on each. All processes must call it. DeepSpeed's ZeRO-3 and FSDP1 are for compressors that leave weights as
+    they are (distillation), and the Trainer's `save_model`.
+
     Args:
         compression: Compressors, in the order in which they act on the loss, and in which they finish.
         quantized: Integers behind the model's weights (``Checkpoint.quantized``), for a compressor that goes on from them.
 
     Raises:
-        UsageError: `model_init` is given: each trial would need compressors of its own; or a compressor may not follow another.
+        UsageError: `model_init` is given: each trial would need compressors of its own; or a compressor may not follow another;
+            or the model is sharded in a way that compressors cannot work with.
     """
 
     model: Any
@@ -63,6 +71,7 @@ class CompressionTrainerMixin(_Mixed):  # type: ignore[misc]
             model = compressor.student(model)
         self._use_cache = getattr(getattr(model, "config", None), "use_cache", None)
         super().__init__(model, *args[1:], **kwargs)
+        check_sharding(self.accelerator, self.model, self.compression)
         self.compression_context = StepContext(
             seed=self.args.seed,
             folder=Path(self.args.output_dir) / "compression",
@@ -151,8 +160,12 @@ class CompressionTrainerMixin(_Mixed):  # type: ignore[misc]
         super().log(logs, *args, **kwargs)
 
     def finalize(self) -> Any:
-        """The model with every compressor's work done: plain modules, smaller where something was removed. Done once."""
+        """The model with every compressor's work done: plain modules, smaller where something was removed. Done once.
+
+        Of a sharded model every process gets the whole.
+        """
         model: Any = self.accelerator.unwrap_model(self.model)
+        gather(model)
         for compressor in self.compression:
             compressor.update(self.compression_progress)
         for compressor in self.compression:

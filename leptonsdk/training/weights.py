@@ -10,11 +10,39 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
 _WEIGHTS, _INPUTS, _READ = "weight_transforms", "input_transforms", "_reads_through"
+
+
+class _Reaching(torch.autograd.Function):
+    """A tensor as it is, in whose graph parameters stand that it gives no gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor, *parameters: Tensor) -> Tensor:
+        ctx.count = len(parameters)
+        return tensor.view_as(tensor)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        return (gradients[0], *[None] * ctx.count)
+
+
+def reaching(tensor: Tensor, module: nn.Module) -> Tensor:
+    """A tensor with a module's parameters in its graph, though they may have no part in it at the moment.
+
+    DistributedDataParallel waits for every parameter that it does not know to be unused, and will not have one that the
+    forward left out get a gradient from elsewhere, such as a penalty. A frozen mask, or a quantizer that does not round yet,
+    would leave its parameters out.
+    """
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    if not parameters or not torch.is_grad_enabled():
+        return tensor
+    reached: Tensor = _Reaching.apply(tensor, *parameters)  # type: ignore[no-untyped-call]
+    return reached
 
 
 class _Transformed(nn.Module):
@@ -24,13 +52,13 @@ class _Transformed(nn.Module):
         """The weight that it computes with, of the shape of its own."""
         weight: Tensor = self.weight  # type: ignore[assignment]
         for transform in _held(self, _WEIGHTS).values():
-            weight = transform(weight)
+            weight = reaching(transform(weight), transform)
         return weight
 
     def effective_input(self, x: Tensor) -> Tensor:
         """What it makes of its input before it computes with it."""
         for transform in vars(self).get(_READ, {}).values():
-            x = transform(x)
+            x = reaching(transform(x), transform)
         return x
 
 

@@ -68,6 +68,7 @@ def test_perplexity_equals_a_plain_loop_and_kl_to_itself_is_zero(llama_folder: P
     assert int(scores.columns["tokens"].sum()) == count
     assert scores.value("perplexity") == pytest.approx(np.exp(total / count), rel=1e-5)
     assert abs(scores.value("kl")) < 1e-7
+    assert scores.value("flips") == 0
 
 
 def test_kl_of_another_model_is_that_of_scipy(llama_folder: Path) -> None:
@@ -82,6 +83,11 @@ def test_kl_of_another_model_is_that_of_scipy(llama_folder: Path) -> None:
         p, q = (model.model(ids).logits[0, :-1].softmax(-1).double().numpy() for model in (baseline, other))
     assert scores.value("kl") == pytest.approx(np.mean([entropy(a, b) for a, b in zip(p, q, strict=True)]), rel=1e-3)
     assert scores.value("kl") > 0
+    with torch.no_grad():
+        other.model.model.norm.weight.copy_(torch.arange(32) % 5 - 2.0)
+        q = other.model(ids).logits[0, :-1].numpy()
+    scores = lepton.evaluate(other, [text], baseline=baseline)
+    assert scores.value("flips") == np.mean(p.argmax(-1) != q.argmax(-1)) > 0
 
 
 def test_ranks_count_ties_against_the_model() -> None:

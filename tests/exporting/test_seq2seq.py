@@ -7,7 +7,7 @@ import torch
 import transformers
 
 from leptonsdk.errors import UsageError
-from leptonsdk.exporting import Seq2SeqSettings, generate_seq2seq
+from leptonsdk.exporting import Seq2SeqSettings, generate_seq2seq, torch_step, with_decoder_inputs
 
 _SIZES = {"vocab_size": 60, "d_model": 32, "decoder_start_token_id": 1, "pad_token_id": 0, "eos_token_id": 2}
 
@@ -94,18 +94,6 @@ def inputs(model, rows=3):
     return {"input_ids": torch.randint(3, 60, (rows, 9), generator=generator), "attention_mask": mask}
 
 
-def torch_step(model, given):
-    """A decoder without cache."""
-    encoded = model.get_encoder()(**given, return_dict=True)
-
-    def step(tokens, mask, positions, cache):
-        ids = tokens if cache is None else torch.cat([cache, tokens], 1)
-        mask = {k: v for k, v in given.items() if k == "attention_mask"}
-        return model(encoder_outputs=encoded, decoder_input_ids=ids, **mask).logits[:, -1], ids
-
-    return step
-
-
 @pytest.mark.parametrize("name", ["t5", "bart", "english", "multilingual"])
 @pytest.mark.parametrize("seed", [0, 1, 2])
 @torch.no_grad()
@@ -176,3 +164,13 @@ def test_what_a_model_does_not_know_is_an_error():
     assert "<|de|>" in str(caught.value.hint)
     with pytest.raises(UsageError, match="positions"):
         generate_seq2seq(lambda *_: None, 1, Seq2SeqSettings.of(make("english")), max_new_tokens=100)
+
+
+@pytest.mark.parametrize("name", ["t5", "english", "multilingual"])
+def test_inputs_to_compare_hold_the_models_own_answer(name):
+    model = make(name)
+    given = inputs(model)
+    ids = with_decoder_inputs(model, given, 6)["decoder_input_ids"]
+    expected = model.generate(**given, max_new_tokens=6, do_sample=False, num_beams=1)
+    assert ids[:, -expected.shape[1] :].tolist() == expected.tolist()
+    assert (ids[:, 0] == 1).all()

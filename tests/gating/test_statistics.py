@@ -1,11 +1,13 @@
 """A statistic of counts is the statistic of the repeated examples, as scipy and scikit-learn compute it."""
 
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sacrebleu.metrics import BLEU, CHRF
 from scipy import stats
 from sklearn import metrics
 
@@ -21,10 +23,21 @@ NAIVE = {
     "f1_binary": lambda p, t: metrics.f1_score(t, p, zero_division=0),
     "f1_macro": lambda p, t: metrics.f1_score(t, p, average="macro", zero_division=0),
     "matthews": lambda p, t: metrics.matthews_corrcoef(t, p),
+    "share": lambda a, b: a.sum() / b.sum() if b.sum() else 0.0,
+    "f1_counts": lambda right, p, t: 2 * right.sum() / (p.sum() + t.sum()) if p.sum() + t.sum() else 0.0,
+    "bleu": lambda *c: BLEU.compute_bleu([*sums(c[:4])], [*sums(c[4:8])], *sums(c[8:]), smooth_method="exp").score,
+    "chrf": lambda *c: CHRF()._compute_f_score(sums(c)),
 }
+COUNTS = {"share": 2, "f1_counts": 3, "bleu": 10, "chrf": 18}  # statistics of counts, and how many they take
+
+
+def sums(columns: Sequence[np.ndarray]) -> list[int]:
+    return [int(column.sum()) for column in columns]
 
 
 def draw_columns(name: str, rng: np.random.Generator, size: int) -> list[np.ndarray]:
+    if name in COUNTS:  # often 0, so that there are resamples with nothing in them
+        return [rng.integers(0, 4, size) * rng.integers(0, 2, size) * rng.integers(0, 2) for _ in range(COUNTS[name])]
     if name in ("f1_macro", "matthews"):
         return [rng.integers(0, 4, size), rng.integers(0, 4, size)]
     if name == "f1_binary":

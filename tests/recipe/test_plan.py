@@ -214,6 +214,9 @@ def test_the_light_task_table_agrees_with_optimum() -> None:
         "GPT2LMHeadModel",
         "ViTForImageClassification",
         "Wav2Vec2ForCTC",
+        "Wav2Vec2ForSequenceClassification",
+        "HubertForSequenceClassification",
+        "ASTForAudioClassification",
         "WhisperForConditionalGeneration",
         "T5ForConditionalGeneration",
     ):

@@ -13,7 +13,7 @@ import transformers
 from torch import Tensor, nn
 
 from leptonsdk.hooks import Capabilities, PluginConfig, StepContext, TrainingCompressor
-from leptonsdk.training import fold, transform_weight
+from leptonsdk.training import fold, transform_weight, whole
 
 
 class Gate(nn.Module):
@@ -28,15 +28,15 @@ class Gate(nn.Module):
 
 
 class Shrinker(TrainingCompressor[PluginConfig]):
-    """Scales the rows of all classifier layers, with a penalty."""
+    """Scales the rows of all classifier layers, with penalties on the logits and on its scores."""
 
     name = "shrinker"
     config_class = PluginConfig
     capabilities = Capabilities(effects=frozenset({"sparsifies"}))
 
-    def __init__(self, penalty: float = 0.1, lr: float = 0.05, settles: float = 0.0) -> None:
+    def __init__(self, penalty: float = 0.1, lr: float = 0.05, settles: float = 0.0, decay: float = 0.0) -> None:
         super().__init__(PluginConfig())
-        self.penalty, self.lr, self.settles = penalty, lr, settles
+        self.penalty, self.lr, self.settles, self.decay = penalty, lr, settles, decay
         self.seen: list[float] = []
         self.gates: list[Gate] = []
 
@@ -51,7 +51,10 @@ class Shrinker(TrainingCompressor[PluginConfig]):
 
     def loss(self, model: nn.Module, inputs: Mapping[str, Any], outputs: Any, loss: Tensor) -> Tensor:
         # Of the batch's items, so that a wrong share shows.
-        return 0.5 * loss + self.penalty * outputs.logits.square().mean()
+        loss = 0.5 * loss + self.penalty * outputs.logits.square().mean()
+        if self.decay:
+            loss = loss + self.decay * torch.stack([whole(gate.scores.square().sum()) for gate in self.gates]).sum()
+        return loss
 
     def update(self, progress: float) -> None:
         self.seen.append(progress)
@@ -60,7 +63,7 @@ class Shrinker(TrainingCompressor[PluginConfig]):
         return progress >= self.settles
 
     def logs(self) -> Mapping[str, float]:
-        return {"gate": float(torch.cat([gate.scores.detach() for gate in self.gates]).mean())}
+        return {"gate": float(torch.cat([whole(gate.scores.detach()) for gate in self.gates]).mean())}
 
     def finalize(self, model: nn.Module, context: StepContext) -> nn.Module:
         for layer in self.layers:
@@ -83,7 +86,7 @@ def classifier(seed: int = 0) -> Any:
     return transformers.BertForSequenceClassification(config)
 
 
-def language_model(seed: int = 0) -> Any:
+def language_model(seed: int = 0, **more: Any) -> Any:
     torch.manual_seed(seed)
     config = transformers.LlamaConfig(
         vocab_size=40,
@@ -93,6 +96,7 @@ def language_model(seed: int = 0) -> Any:
         num_key_value_heads=1,
         intermediate_size=32,
         max_position_embeddings=16,
+        **more,
     )
     return transformers.LlamaForCausalLM(config)
 

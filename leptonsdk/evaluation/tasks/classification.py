@@ -1,4 +1,4 @@
-"""Classification of a text or a pair of texts, and of images: one label of several per example."""
+"""Classification of a text or a pair of texts, of images and of recordings: one label of several per example."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from leptonsdk.errors import DataError, EvaluationError
 from leptonsdk.evaluation.batching import batches, tokenize
+from leptonsdk.evaluation.recordings import features
 from leptonsdk.hooks import EvaluationSettings, Evaluator, Metric, Runner
 
 if TYPE_CHECKING:
@@ -87,6 +88,26 @@ class ImageClassification(_Classification):
         if processor is None:
             raise DataError("the model has no image processor", hint="its folder lacks preprocessor_config.json")
         return dict(processor([image.convert("RGB") for image in rows["image"]], return_tensors="pt"))
+
+
+class AudioClassification(_Classification):
+    """Accuracy, F1, Matthews correlation and log loss of a classifier of recordings (wav files)."""
+
+    name = "audio-classification"
+    columns: ClassVar[Mapping[str, Sequence[str]]] = {
+        "audio": ("path", "file"),
+        "label": ("labels", "target", "intent_class", "genre"),
+    }
+    required = (frozenset({"audio", "label"}),)
+    files = frozenset({"audio"})
+
+    def encode(
+        self, processor: Any, rows: Mapping[str, Sequence[Any]], settings: EvaluationSettings
+    ) -> dict[str, Tensor]:
+        extractor = getattr(processor, "feature_extractor", processor)
+        if extractor is None:
+            raise DataError("the model has no feature extractor", hint="its folder lacks preprocessor_config.json")
+        return features(extractor, rows["audio"], self.name)[0]
 
 
 def label_ids(dataset: Dataset | Mapping[str, Sequence[Any]], label2id: Mapping[str, int]) -> Tensor:

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from leptonsdk.errors import DataError, EvaluationError
 from leptonsdk.evaluation.batching import batches
-from leptonsdk.evaluation.recordings import waveform
+from leptonsdk.evaluation.generating import generate
+from leptonsdk.evaluation.packages import optional
+from leptonsdk.evaluation.recordings import features
 from leptonsdk.hooks import EvaluationSettings, Evaluator, Metric, Runner
 
 if TYPE_CHECKING:
@@ -88,15 +90,9 @@ def transcribe(runner: Runner, processor: Any, audio: Sequence[Any], settings: E
     """
     inputs, lengths = _features(processor, audio)
     if settings.options.get("decoder_start_token_id") is not None:
-        generate = getattr(runner, "generate", None)
-        if generate is None:
-            raise EvaluationError(
-                f"{runner.runtime} cannot generate, and an encoder-decoder transcribes no other way",
-                where=SpeechRecognition.name,
-                hint="evaluate it in torch",
-            )
         limit = settings.options.get("max_target_positions", _POSITIONS) // 2
-        ids = generate(**inputs, max_new_tokens=settings.options.get("max_new_tokens", limit))
+        limit = settings.options.get("max_new_tokens", limit)
+        ids = generate(runner, SpeechRecognition.name, max_new_tokens=limit, **inputs)
         return list(processor.tokenizer.batch_decode(ids, skip_special_tokens=True))
     best = runner(**inputs).logits.argmax(dim=-1)
     # What stands in the frames of the padding was not said; frames are in proportion to samples.
@@ -155,13 +151,7 @@ def _totals(output: Any) -> tuple[int, int]:
 
 
 def _jiwer() -> Any:
-    try:
-        import jiwer
-    except ImportError as error:
-        raise EvaluationError(
-            "jiwer is not installed", where=SpeechRecognition.name, hint="pip install 'leptonsdk[speech]'"
-        ) from error
-    return jiwer
+    return optional("jiwer", extra="speech", where=SpeechRecognition.name)
 
 
 def _features(processor: Any, audio: Sequence[Any]) -> tuple[dict[str, Tensor], list[int]]:
@@ -169,18 +159,7 @@ def _features(processor: Any, audio: Sequence[Any]) -> tuple[dict[str, Tensor], 
     extractor = getattr(processor, "feature_extractor", None)
     if extractor is None or getattr(processor, "tokenizer", None) is None:
         raise DataError("the model has no speech processor", hint="its folder lacks preprocessor or tokenizer files")
-    rate = extractor.sampling_rate
-    waves = [waveform(recording, rate) for recording in audio]
-    lengths = [len(wave) for wave in waves]
-    window = getattr(extractor, "n_samples", None)  # Whisper's; it would cut what is longer, and not say so
-    if window is not None and max(lengths) > window:
-        raise DataError(
-            f"a recording lasts {max(lengths) / rate:.1f} s, the model hears {window / rate:.0f} s",
-            where=SpeechRecognition.name,
-            hint="cut it into parts",
-        )
-    padding = {} if window is not None else {"padding": True}
-    return dict(extractor(waves, sampling_rate=rate, return_tensors="pt", **padding)), lengths
+    return features(extractor, audio, SpeechRecognition.name)
 
 
 def _labels(tokenizer: Any, texts: Sequence[Any], settings: EvaluationSettings) -> Tensor:

@@ -1,4 +1,4 @@
-"""Language modelling: perplexity per token, and the divergence from the baseline's next-token distribution."""
+"""Language modelling: perplexity per token, and how far the next-token distribution is from the baseline's."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _JOINT = "\n\n"
 
 
 class TextGeneration(Evaluator):
-    """Perplexity over windows of the joined text; KL(baseline || model) per token where a baseline is at hand.
+    """Perplexity over windows of the joined text; with a baseline at hand KL(baseline || model) per token and flips.
 
     The rows' texts are joined (``options["join"]``, two newlines by default) and cut into windows of ``max_length`` tokens
     (1,024 by default, or the model's limit if less). A window is one example; its first token is context only.
@@ -43,6 +43,14 @@ class TextGeneration(Evaluator):
             higher_is_better=False,
             reference=True,
             description="Kullback-Leibler divergence from the baseline, nats per token.",
+        ),
+        Metric(
+            "flips",
+            ("flipped", "tokens"),
+            statistic="ratio",
+            higher_is_better=False,
+            reference=True,
+            description="Share of positions whose likeliest token is not the baseline's (arXiv 2407.09141).",
         ),
     )
     length_input = "input_ids"
@@ -92,7 +100,7 @@ class TextGeneration(Evaluator):
         import torch
         from torch.nn import functional
 
-        nll, tokens, divergence = [], [], []
+        nll, tokens, divergence, flipped = [], [], [], []
         for _, rows in batches(dataset, settings, self.name):
             inputs = self.encode(processor, rows, settings)
             counted = inputs["attention_mask"][:, 1:].bool()
@@ -105,11 +113,12 @@ class TextGeneration(Evaluator):
                 if expected.shape != logits.shape:  # a trimmed vocabulary: there is no divergence from another one
                     continue
                 divergence.append((_divergence(expected, logits) * counted).sum(dim=1, dtype=torch.float64))
+                flipped.append(((expected.argmax(dim=-1) != logits.argmax(dim=-1)) & counted).sum(dim=1))
         columns: dict[str, NDArray[Any]] = {"nll": torch.cat(nll).numpy(), "tokens": torch.cat(tokens).numpy()}
         if divergence:
-            columns["kl_sum"] = torch.cat(divergence).numpy()
+            columns |= {"kl_sum": torch.cat(divergence).numpy(), "flipped": torch.cat(flipped).numpy()}
         elif settings.reference is runner:
-            columns["kl_sum"] = np.zeros(len(dataset))
+            columns |= {"kl_sum": np.zeros(len(dataset)), "flipped": np.zeros(len(dataset), dtype=np.int64)}
         return columns
 
 

@@ -15,7 +15,7 @@ def test_the_gradient_of_a_score_is_that_of_its_weights() -> None:
     mask = Mask((4, 6), (2, 3), learnt=True, transposed=False)
     with torch.no_grad():
         mask.scores.copy_(torch.tensor([[1.0, -1.0], [2.0, -2.0]]))
-        mask.cut(weight, torch.tensor(0.0))
+        mask.cut(mask.current(weight), torch.tensor(0.0))
     pruned = mask(weight)
     assert torch.equal(pruned[:, :3], weight[:, :3])
     assert not pruned[:, 3:].any()
@@ -29,7 +29,7 @@ def test_a_transposed_weight_is_masked_by_its_own_columns() -> None:
     mask = Mask((8, 3), (8, 1), learnt=True, transposed=True)
     with torch.no_grad():
         mask.scores.copy_(torch.tensor([[1.0, -1.0, 1.0]]))
-        mask.cut(weight, torch.tensor(0.0))
+        mask.cut(mask.current(weight), torch.tensor(0.0))
     assert mask(weight)[1].abs().sum() == 0
     assert torch.equal(mask(weight)[0], weight[0])
 
@@ -38,7 +38,7 @@ def test_magnitude_scores_are_the_mean_size_of_a_cell() -> None:
     weight = torch.tensor([[1.0, -3.0, 0.1, 0.2], [2.0, 2.0, -0.1, 0.0]])
     mask = Mask((2, 4), (2, 2), learnt=False, transposed=False)
     assert torch.allclose(mask.current(weight), torch.tensor([[2.0, 0.1]]))
-    mask.cut(weight, torch.tensor(1.0))
+    mask.cut(mask.current(weight), torch.tensor(1.0))
     assert mask.sparsity == 0.5
     assert torch.equal(mask(weight)[:, 2:], torch.zeros(2, 2))
     assert not list(mask.parameters())

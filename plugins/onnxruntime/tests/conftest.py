@@ -159,9 +159,9 @@ class Exports:
 
 
 @pytest.fixture(scope="session")
-def tiny() -> SimpleNamespace:
-    """The models' makers, batches for them, and a step context."""
-    return SimpleNamespace(models=MODELS, batch=model_batch, context=make_context)
+def tiny(tiny: SimpleNamespace) -> SimpleNamespace:
+    """The models' makers, batches for them, and a step context; ``build`` makes those that all plugins test with."""
+    return SimpleNamespace(models=MODELS, batch=model_batch, context=make_context, build=tiny.build)
 
 
 _TRACES: dict[tuple[str, int], Any] = {}

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from leptonsdk.training import whole
+
 _SAMPLE = 65_536  # scores that tell a threshold well enough while it is still moving
 
 
@@ -70,11 +72,12 @@ class Mask(nn.Module):
 
     def current(self, weight: Tensor) -> Tensor:
         """The scores ``[rows, columns]`` of cells."""
-        return self.scores.detach() if self.learnt else self.size(weight)
+        return whole(self.scores.detach()) if self.learnt else self.size(weight)
 
     def size(self, weight: Tensor) -> Tensor:
         """The mean size of each cell's weights ``[rows, columns]``."""
-        weight = (weight.t() if self._transposed else weight).detach().abs()
+        weight = whole(weight.detach())
+        weight = (weight.t() if self._transposed else weight).abs()
         if self._cells == (1, 1):
             return weight
         rows, columns = self.counts
@@ -84,7 +87,7 @@ class Mask(nn.Module):
         """1 and 0 ``[rows, columns]`` of cells; its gradient is the scores'."""
         if not self.learnt or bool(self.frozen):
             return self.kept
-        mask: Tensor = _Kept.apply(self.scores, self.threshold)  # type: ignore[no-untyped-call]
+        mask: Tensor = _Kept.apply(whole(self.scores), self.threshold)  # type: ignore[no-untyped-call]
         return mask
 
     def forward(self, weight: Tensor) -> Tensor:
@@ -98,11 +101,11 @@ class Mask(nn.Module):
                 mask = mask.repeat_interleave(size, dimension)
         return weight * (mask.t() if self._transposed else mask).to(weight.dtype)
 
-    def cut(self, weight: Tensor, threshold: Tensor) -> None:
-        """Keep what has this score at least."""
+    def cut(self, scores: Tensor, threshold: Tensor) -> None:
+        """Keep what has this score at least; the scores are `current`."""
         self.threshold.copy_(threshold)
         if not self.learnt:
-            self.kept.copy_(self.current(weight) >= threshold)
+            self.kept.copy_(scores >= threshold)
 
     def freeze(self) -> None:
         """The mask stays as it is now: scores learn no more."""
@@ -112,7 +115,8 @@ class Mask(nn.Module):
     @property
     def sparsity(self) -> float:
         """Share of the cells that are masked."""
-        return 1 - float(self.mask().detach().mean())
+        with torch.no_grad():
+            return 1 - float(self.mask().mean())
 
 
 def threshold_for(scores: Tensor, share: float, *, exact: bool = True) -> Tensor:

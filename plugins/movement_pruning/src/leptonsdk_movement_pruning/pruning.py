@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from leptonsdk.errors import UsageError
 from leptonsdk.quantization import class_names, matches, tied_layers, weight_of
 from leptonsdk.quantization.layers import is_conv1d, linear_layers
 from leptonsdk.structure import find_units, fit_config, remove_heads, remove_neurons, sample_inputs
-from leptonsdk.training import fold, transform_weight
+from leptonsdk.training import fold, transform_weight, whole
 from leptonsdk_movement_pruning.config import LAYERS, LEARNT, UNITS, MovementPruningConfig
 from leptonsdk_movement_pruning.masks import Mask, threshold_for
 from leptonsdk_movement_pruning.pruning_blocks import Blocks
@@ -63,11 +63,11 @@ class Pruning:
         factor = self._config.resolved_regularization
         if self._config.method == "soft_movement":
             scores = self.scores()
-            total = torch.stack([torch.sigmoid(s).sum() for s in scores]).sum()
+            total = torch.stack([whole(torch.sigmoid(s).sum()) for s in scores]).sum()
             return factor * total / sum(s.numel() for s in scores)
         if self._config.method == "l1":
-            return factor * torch.stack([masked.weight.abs().sum() for masked in self.masked]).sum()
-        return self.masked[0].weight.new_zeros(())
+            return factor * torch.stack([whole(masked.weight.abs().sum()) for masked in self.masked]).sum()
+        return whole(self.masked[0].weight.new_zeros(()))
 
     def cut(self, sparsity: Mapping[str, float], exact: bool) -> None:
         """Mask the lowest scores, so that each structure has this sparsity."""
@@ -79,15 +79,16 @@ class Pruning:
                 members = [masked for masked in self.masked if masked.structure == structure]
                 if bool(members[0].mask.frozen):
                     continue
-                scores = [masked.scores() for masked in members]
+                scores: Iterable[Tensor] = (masked.scores() for masked in members)  # sharded ones whole one by one
                 common = None
                 if self._config.resolved_budget == "global":
+                    scores = list(scores)
                     common = threshold_for(torch.cat([s.flatten() for s in scores]), share, exact=exact)
                 for masked, own in zip(members, scores, strict=True):
                     threshold = threshold_for(own, share, exact=exact) if common is None else common
                     if structure in UNITS:
                         threshold = self._whole(structure, own, threshold)
-                    masked.mask.cut(masked.weight, threshold)
+                    masked.mask.cut(own, threshold)
                     if exact and self._config.freeze:
                         masked.mask.freeze()
 

@@ -16,6 +16,7 @@ from torch import nn
 
 from leptonsdk.errors import UsageError
 from leptonsdk.structure import drop_layers, sample_inputs, skippable_layers, state_after, state_before, with_state
+from leptonsdk.training import reaching, whole
 from leptonsdk_movement_pruning.masks import Mask, threshold_for
 
 _NAME = "pruning_gate"
@@ -47,7 +48,7 @@ class Stack:
     def cut(self, share: float, freeze: bool) -> None:
         """Shut the gates of the lowest scores, so that this share of the stack is skipped, and one block is left."""
         shut = min(round(share * self.depth), self.most)
-        scores = torch.cat([gate.scores.detach().flatten() for gate in self.gates.values()])
+        scores = torch.cat([whole(gate.scores.detach()).flatten() for gate in self.gates.values()])
         threshold = (
             scores.new_tensor(float("inf")) if shut == len(scores) else threshold_for(scores, shut / len(scores))
         )
@@ -110,5 +111,5 @@ def _apply(block: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], o
     gate: Mask = block.get_submodule(_NAME)  # type: ignore[assignment]
     after = state_after(output)
     # lerp gives either end exactly.
-    open_ = gate.mask().reshape(()).to(after.dtype)
+    open_ = reaching(gate.mask(), gate).reshape(()).to(after.dtype)
     return with_state(output, torch.lerp(state_before(args, kwargs).to(after.dtype), after, open_))

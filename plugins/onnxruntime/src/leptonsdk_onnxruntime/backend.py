@@ -50,4 +50,4 @@ class OnnxRuntimeBackend(Backend[OnnxRuntimeConfig]):
     def weights(cls, artifact: Artifact) -> WeightProfile | None:
         from leptonsdk_onnxruntime.graph_weights import weight_profile
 
-        return weight_profile(artifact.folder / artifact.entry)
+        return weight_profile([artifact.folder / name for name in artifact.files if name.endswith(".onnx")])

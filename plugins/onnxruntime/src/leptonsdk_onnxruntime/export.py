@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,18 +14,21 @@ from leptonsdk.errors import ExportError
 from leptonsdk.exporting import (
     GENERATIVE_TASKS,
     Inputs,
+    Seq2SeqSettings,
     check_parity,
     measure_parity,
     model_inputs,
     pad_token,
     sample_batches,
     tracing_inputs,
+    with_decoder_inputs,
     write_companions,
 )
 from leptonsdk.hooks import StepContext
 from leptonsdk.quantization.activations import InputScale
 from leptonsdk_onnxruntime.config import OnnxRuntimeConfig
 from leptonsdk_onnxruntime.decoder import CACHE_PREFIX
+from leptonsdk_onnxruntime.export_seq2seq import trace_encoder_decoder
 from leptonsdk_onnxruntime.export_torch import Traced, trace, trace_decoder, write_export_manifest
 from leptonsdk_onnxruntime.graph import name_weights, pack_siblings, share_transposed, tidy
 from leptonsdk_onnxruntime.graph_attention import simplify_attention
@@ -40,6 +44,7 @@ _EXTERNAL_FROM = int(1.8 * 2**30)  # protobuf ends at 2 GB
 _PARITY_BATCH, _PARITY_BATCHES = 8, 4
 _DECODER_BATCH = 2  # logits of one long row fill hundreds of megabytes
 _STEPS = 4
+_PARTS = ("encoder_model", "decoder_model")
 
 
 def export_checkpoint(
@@ -59,36 +64,50 @@ def export_checkpoint(
     trained = checkpoint.input_scales if precision == "int8-static" else {}
     if precision == "int8-static" and not trained:
         context.calibration(config.calibration_batch_size)  # fails now rather than after the trace
-    decoder = task in GENERATIVE_TASKS
     context.progress(0, _STEPS, "tracing")
-    samples = sample_batches(model, context, _DECODER_BATCH if decoder else _PARITY_BATCH, _PARITY_BATCHES)
+    seq2seq = bool(getattr(model.config, "is_encoder_decoder", False))
+    decoder = task in GENERATIVE_TASKS and not seq2seq
+    size = _DECODER_BATCH if decoder or seq2seq else _PARITY_BATCH
+    samples = sample_batches(model, context, size, _PARITY_BATCHES)
     first = tracing_inputs(samples[0], pad_left=decoder)
     with torch.no_grad():
-        traced = (trace_decoder if decoder else trace)(model, first, config.opset)
-    graph = traced.model
-    name_weights(graph)
-    share_transposed(graph)
-    simplify_attention(graph, traced.dims)
+        if seq2seq:
+            samples = [b if "decoder_input_ids" in b else with_decoder_inputs(model, b) for b in samples]
+            parts = dict(zip(_PARTS, trace_encoder_decoder(model, first, config.opset), strict=True))
+        else:
+            parts = {"model": (trace_decoder if decoder else trace)(model, first, config.opset)}
+    for traced in parts.values():
+        name_weights(traced.model)
+        share_transposed(traced.model)
+        simplify_attention(traced.model, traced.dims)
     context.progress(1, _STEPS, "quantizing" if precision != "fp32" else "saving")
-    quantization = None
+    quantization: dict[str, Any] = {}
     if precision == "packed":
-        quantization = lower(graph, checkpoint.quantized, int8_activations=config.packed_activations == "int8")
+        graphs = [traced.model for traced in parts.values()]
+        packed = lower(graphs, checkpoint.quantized, int8_activations=config.packed_activations == "int8")
+        quantization = dict(zip(parts, packed, strict=True))
     elif precision != "fp32":
-        quantization = _quantize(traced, precision, config, model, trained, context)
-    tidy(graph, traced.dims)
-    entry = "onnx/model.onnx" if precision == "fp32" else "onnx/model_quantized.onnx"
+        quantization = {n: _quantize(traced, precision, config, model, trained, context) for n, traced in parts.items()}
     context.progress(2, _STEPS, "saving")
-    files = _save(graph, folder, entry)
-    if traced.metadata is not None:
-        write_export_manifest(traced.metadata, (folder / entry).parent, Path(entry).name)
+    suffix = "" if precision == "fp32" else "_quantized"
+    entries = {name: f"onnx/{name}{suffix}.onnx" for name in parts}
+    files: list[str] = []
+    for name, traced in parts.items():
+        tidy(traced.model, traced.dims)
+        files += _save(traced.model, folder, entries[name])
+        if traced.metadata is not None:
+            write_export_manifest(traced.metadata, folder / "onnx", Path(entries[name]).name)
     write_companions(checkpoint, folder)
     context.progress(3, _STEPS, "comparing with the source model")
-    artifact = Artifact(folder, "onnxruntime", precision, task, entry, files, _details(graph, quantization, model))
-    where = f"onnxruntime {precision}, {entry}"
+    described = {name: _details(traced.model, quantization.get(name), model) for name, traced in parts.items()}
+    details = described["model"] if not seq2seq else {**described, "seq2seq": Seq2SeqSettings.of(model).to_json()}
+    entry = next(iter(entries.values()))
+    artifact = Artifact(folder, "onnxruntime", precision, task, entry, tuple(files), details)
     parity = measure_parity(model, load_runner(artifact, context.threads), samples)
-    details = {**artifact.details, "parity": check_parity(parity, precision == "fp32", config.tolerance, where)}
+    where = f"onnxruntime {precision}, {entry}"
+    details = {**details, "parity": check_parity(parity, precision == "fp32", config.tolerance, where)}
     context.progress(_STEPS, _STEPS, "exported")
-    return Artifact(folder, artifact.backend, precision, task, entry, files, details)
+    return dataclasses.replace(artifact, details=details)
 
 
 def _quantize(
@@ -102,8 +121,10 @@ def _quantize(
     if trained:
         config = only(config, traced.model, trained)
     pack_siblings(traced.model, config.ignore)
-    if precision == "int8-dynamic":
-        decoder = any(str(value.name).startswith(CACHE_PREFIX) for value in traced.model.graph.inputs)
+    names = [str(value.name) for value in traced.model.graph.inputs]
+    decoder = any(name.startswith(CACHE_PREFIX) for name in names)
+    attends = any(".encoder." in name for name in names)  # no data says what its cache holds: rounded as it comes
+    if precision == "int8-dynamic" or (attends and not trained):
         scales = "block" if decoder and config.activation_scales == "auto" else config.activation_scales
         return _described(quantize_graph(traced.model, config, scales=scales), {"method": "dynamic"})
     if trained:

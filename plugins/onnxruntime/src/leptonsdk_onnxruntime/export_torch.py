@@ -44,13 +44,16 @@ class Traced:
 
 def trace(model: Any, inputs: Mapping[str, torch.Tensor], opset: int) -> Traced:
     """Trace a model that is called once per answer (encoders, classifiers, vision models)."""
-    component = _export(
-        model, dict(inputs), {name: dict.fromkeys(_axes(name, value), _auto()) for name, value in inputs.items()}, opset
+    component = export_graph(
+        model,
+        dict(inputs),
+        {name: dict.fromkeys(axes_of(name, value), _auto()) for name, value in inputs.items()},
+        opset,
     )
     dims: dict[str, str] = {}
     for value in component.program.graph.inputs:
         if value.name in inputs:
-            _name_axes(value, _axes(value.name, inputs[value.name]), dims)
+            name_axes(value, axes_of(value.name, inputs[value.name]), dims)
     return Traced(component.program, dims, dataclasses.asdict(component.metadata))
 
 
@@ -66,11 +69,11 @@ def trace_decoder(model: Any, inputs: Mapping[str, torch.Tensor], opset: int) ->
     axes: dict[str, Any] = {}
     for name, value in sample.items():
         if isinstance(value, torch.Tensor):
-            axes[name] = dict.fromkeys(_axes(name, value), _auto())
+            axes[name] = dict.fromkeys(axes_of(name, value), _auto())
         elif hasattr(value, "layers"):
             # A cache flattens to keys and values of each layer, [batch, heads, length, head size].
             axes[name] = [{0: _auto(), 2: _auto()} for _ in range(2 * len(value.layers))]
-    component = _export(decoder, sample, axes, opset)
+    component = export_graph(decoder, sample, axes, opset)
     graph = component.program.graph
     dims: dict[str, str] = {}
     for value in (*graph.inputs, *graph.outputs):
@@ -84,10 +87,10 @@ def trace_decoder(model: Any, inputs: Mapping[str, torch.Tensor], opset: int) ->
     }
     for value in graph.inputs:
         length, axis = (lengths[value.name], 1) if value.name in lengths else ("past_sequence_length", 2)
-        _name_axes(value, {0: "batch_size", axis: length}, dims)
+        name_axes(value, {0: "batch_size", axis: length}, dims)
     for value in graph.outputs:
         if value.name.startswith("present."):
-            _name_axes(value, {2: "total_sequence_length"}, dims)
+            name_axes(value, {2: "total_sequence_length"}, dims)
     return Traced(component.program, dims, None)
 
 
@@ -107,7 +110,12 @@ def write_export_manifest(metadata: Mapping[str, Any], folder: Path, file: str) 
         sidecar.touch()
 
 
-def _export(model: Any, inputs: dict[str, Any], axes: Mapping[str, Any], opset: int) -> Any:
+def export_graph(model: Any, inputs: dict[str, Any], axes: Mapping[str, Any], opset: int) -> Any:
+    """The exporter's component for a module: its graph, and what it recorded.
+
+    Raises:
+        ExportError: It cannot be traced.
+    """
     from transformers.exporters import OnnxConfig, OnnxExporter
 
     with quiet():
@@ -123,7 +131,8 @@ def _export(model: Any, inputs: dict[str, Any], axes: Mapping[str, Any], opset: 
     return exported.components["model"]
 
 
-def _axes(name: str, value: torch.Tensor) -> Mapping[int, str]:
+def axes_of(name: str, value: torch.Tensor) -> Mapping[int, str]:
+    """The axes of an input that vary, and their names."""
     if name in _AXES:
         return _AXES[name]
     both = value.dim() == 2 and not value.is_floating_point()
@@ -134,7 +143,8 @@ def _auto() -> Any:
     return torch.export.Dim.AUTO
 
 
-def _name_axes(value: ir.Value, names: Mapping[int, str], dims: dict[str, str]) -> None:
+def name_axes(value: ir.Value, names: Mapping[int, str], dims: dict[str, str]) -> None:
+    """Note what tracing's symbols in a value's shape stand for."""
     if value.shape is None:
         return
     for axis, name in names.items():

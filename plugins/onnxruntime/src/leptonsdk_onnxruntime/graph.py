@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 MICROSOFT = "com.microsoft"
-_NAMESPACE = "namespace"
+NAMESPACE = "namespace"
 
 
 def constant(value: ir.Value | None) -> NDArray[Any] | None:
@@ -83,7 +83,7 @@ def replace(node: ir.Node, value: ir.Value) -> None:
 
 def module_name(node: ir.Node) -> str:
     """The source model's module that a node was traced in (``bert.pooler.dense``), or an empty string."""
-    parts = str(node.metadata_props.get(_NAMESPACE, "")).split("/")
+    parts = str(node.metadata_props.get(NAMESPACE, "")).split("/")
     names = [part.split(":", 1)[0].strip() for part in parts]
     # The last entry is the operation itself, the first one is the root, which has no name.
     return next((name for name in reversed(names[:-1]) if name), "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +18,14 @@ from leptonsdk_onnxruntime.quantize_tables import INT4, unpack_4_bits
 _FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
 
 
-def weight_profile(path: Path) -> WeightProfile:
-    """Weights, zeros and bits of a graph's initializers. Constants of the graph's arithmetic (shapes, axes) are left out."""
+def weight_profile(paths: Sequence[Path]) -> WeightProfile:
+    """Weights, zeros and bits of some graphs' initializers. Constants of their arithmetic (shapes, axes) are left out."""
+    found = [_profile(ir.load(path).graph) for path in paths]
+    return WeightProfile(*(sum(figures) for figures in zip(*found, strict=True)))
+
+
+def _profile(graph: ir.Graph) -> tuple[int, int, int]:
     parameters = zeros = bits = 0
-    graph = ir.load(path).graph
     for integers, _, zero_points in unpacked(graph).values():
         parameters, zeros = parameters + integers.size, zeros + _count_zeros(integers, zero_points)
     for name, value in graph.initializers.items():
@@ -37,7 +42,7 @@ def weight_profile(path: Path) -> WeightProfile:
             zero = ZERO if array.dtype == np.uint8 else 0
             zeros += int(np.count_nonzero(array == zero))
             bits += tensor.nbytes * 8
-    return WeightProfile(parameters, zeros, bits)
+    return parameters, zeros, bits
 
 
 def _count_zeros(integers: NDArray[np.int8], zero_points: NDArray[np.int8] | None) -> int:

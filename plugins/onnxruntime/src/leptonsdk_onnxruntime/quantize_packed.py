@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,21 +86,44 @@ def unpack(packed: Packed) -> tuple[NDArray[np.int8], NDArray[np.int8] | None]:
     return integers.astype(np.int8), zeros
 
 
-def lower(model: ir.Model, quantized: Mapping[str, AnyTensor], *, int8_activations: bool) -> dict[str, Any]:
-    """Put a checkpoint's integers into a float graph, in place.
+def lower(
+    models: Sequence[ir.Model], quantized: Mapping[str, AnyTensor], *, int8_activations: bool
+) -> list[dict[str, Any]]:
+    """Put a checkpoint's integers into float graphs, in place.
 
     Args:
-        model: Traced from the checkpoint's model, which computes with the numbers that the integers stand for.
+        models: Traced from the checkpoint's model, which computes with the numbers that the integers stand for.
         quantized: By module name.
         int8_activations: Let the kernel round each row of the input, block by block, to 8 bits: faster.
 
     Returns:
-        What was done, for the artifact's details.
+        What was done in each, for the artifact's details.
 
     Raises:
         ExportError: A module's weight is not in the graph, or is another one there.
     """
-    graph, found, kept, weights = model.graph, set(), [], _Weights(model.graph)
+    done = [_lower(model, quantized, int8_activations) for model in models]
+    if missing := sorted(quantized.keys() - {name for found, _ in done for name in found}):
+        raise ExportError(
+            f"{len(missing)} quantized weights are not in the traced graph: {', '.join(missing[:5])}",
+            hint="ask for `precision: fp32` to export the numbers that they stand for",
+        )
+    return [
+        {
+            "weights": dict(Counter(quantized[name].scheme.name for name in sorted(found))),
+            "kept_in_float": kept,
+            "activations": "int8, one scale per row and block" if int8_activations else "float",
+            "scales": "the checkpoint's own",
+        }
+        for found, kept in done
+    ]
+
+
+def _lower(model: ir.Model, quantized: Mapping[str, AnyTensor], int8_activations: bool) -> tuple[set[str], list[str]]:
+    """The modules whose integers are in the graph now, and those whose weights stay in float."""
+    graph, weights = model.graph, _Weights(model.graph)
+    found: set[str] = set()
+    kept: list[str] = []
     for node in list(graph):
         linear = as_linear(node)
         if linear is None:
@@ -136,19 +159,9 @@ def lower(model: ir.Model, quantized: Mapping[str, AnyTensor], *, int8_activatio
         _check_same(module_name(node), table, tensor)
         replace(node, _look_up(node, weights.stored(module_name(node), tensor)))
         found.add(module_name(node))
-    if missing := sorted(quantized.keys() - found):
-        raise ExportError(
-            f"{len(missing)} quantized weights are not in the traced graph: {', '.join(missing[:5])}",
-            hint="ask for `precision: fp32` to export the numbers that they stand for",
-        )
     RemoveUnusedNodesPass()(model)
     model.opset_imports[MICROSOFT] = 1
-    return {
-        "weights": dict(Counter(quantized[name].scheme.name for name in sorted(found))),
-        "kept_in_float": kept,
-        "activations": "int8, one scale per row and block" if int8_activations else "float",
-        "scales": "the checkpoint's own",
-    }
+    return found, kept
 
 
 def check_holds(quantized: Mapping[str, AnyTensor]) -> None:

@@ -12,6 +12,7 @@ import torch
 
 from leptonsdk.artifact import Artifact
 from leptonsdk.exporting import Outputs
+from leptonsdk.hooks import Runner
 
 _PROVIDERS = ("CPUExecutionProvider",)
 _DTYPES = {
@@ -74,9 +75,17 @@ class OnnxRunner:
                 raise TypeError(f"the model needs the input '{name}'")
 
 
-def load_runner(artifact: Artifact, threads: int | None) -> OnnxRunner:
-    """The runner that fits an artifact's graph."""
+def load_runner(artifact: Artifact, threads: int | None) -> Runner:
+    """The runner that fits an artifact's graph, or its two."""
     path = artifact.folder / artifact.entry
+    if (settings := artifact.details.get("seq2seq")) is not None:
+        from leptonsdk_onnxruntime.runner_seq2seq import Seq2SeqRunner
+
+        graphs = [f for f in artifact.files if f.endswith(".onnx")]
+        encoder, decoder = (
+            OnnxRunner(open_session(str(artifact.folder / f), threads), artifact.precision) for f in graphs
+        )
+        return Seq2SeqRunner(encoder, decoder, settings)
     return open_runner(path, threads, artifact.precision, artifact.details.get("pad_token_id"))
 
 

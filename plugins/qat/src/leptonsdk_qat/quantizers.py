@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from leptonsdk.errors import UsageError
 from leptonsdk.quantization import QuantizedTensor, Scheme, search_scales
 from leptonsdk.quantization.activations import HIGHEST, LOWEST, InputScale
+from leptonsdk.training import whole
 
 _MOMENTUM = 0.95
 _SMALLEST = 1e-8
@@ -172,7 +173,7 @@ class InputQuantizer(nn.Module):
             self.register_buffer(name, torch.zeros((), device=device))
             self.register_buffer(f"seen_{name}", torch.zeros((), device=device), persistent=False)
             if learned:
-                setattr(self, f"log_{name}", nn.Parameter(torch.zeros((), device=device)))
+                setattr(self, f"log_{name}", nn.Parameter(torch.zeros(1, device=device)))  # FSDP2 takes no scalars
         self.register_buffer("steps", torch.zeros((), dtype=torch.long, device=device))
 
     low: Tensor
@@ -225,5 +226,6 @@ class InputQuantizer(nn.Module):
     def _range(self, elements: int) -> tuple[Tensor, Tensor]:
         if not self.learned:
             return self.low, self.high
-        ends = (_damped(end, elements, HIGHEST).exp() for end in (self.log_low, self.log_high))
+        # Whole, for a block that reads what an earlier one quantizes: that one is sharded again by then.
+        ends = (_damped(whole(end), elements, HIGHEST).squeeze(0).exp() for end in (self.log_low, self.log_high))
         return self.low * next(ends), self.high * next(ends)

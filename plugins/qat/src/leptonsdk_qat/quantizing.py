@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import distributed, nn
 
 from leptonsdk.errors import UsageError
 from leptonsdk.quantization import QuantizedTensor
@@ -67,6 +67,7 @@ class Quantizing:
 
     def step(self, *, active: bool, observing: bool) -> None:
         """Called at the start and after every optimizer step: take in what was observed, and round from now on or not."""
+        _agree([quantizer for quantizer in self._inputs if quantizer.observing])
         for quantizer in self._inputs:
             quantizer.step()
             quantizer.active, quantizer.observing = active, observing or not quantizer.ready
@@ -110,6 +111,16 @@ def _by_input(model: Any, layers: Mapping[str, nn.Module]) -> list[list[str]]:
         seen = traced[name].inputs if name in traced else []
         groups.setdefault(seen[0] if len(seen) == 1 else name, []).append(name)
     return list(groups.values())
+
+
+def _agree(quantizers: Sequence[InputQuantizer]) -> None:
+    """What any process has seen, all have: each sees batches of its own."""
+    if quantizers and distributed.is_available() and distributed.is_initialized():
+        seen = torch.stack([end for q in quantizers for end in (q.seen_low, -q.seen_high)])
+        distributed.all_reduce(seen, distributed.ReduceOp.MIN)
+        for quantizer, (low, high) in zip(quantizers, seen.reshape(-1, 2), strict=True):
+            quantizer.seen_low.copy_(low)
+            quantizer.seen_high.copy_(-high)
 
 
 def _device(layer: nn.Module) -> torch.device:

@@ -1,0 +1,53 @@
+"""The backend class: light to import, its work stands in other modules."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from leptonsdk.hooks import Backend, Need, Runner, StepContext, WeightProfile
+from leptonsdk_openvino.config import PRECISIONS, OpenVINOConfig, why_not_packed
+
+if TYPE_CHECKING:
+    from leptonsdk.artifact import Artifact
+    from leptonsdk.checkpoint import Checkpoint
+    from leptonsdk.quantization import CodebookScheme, Scheme
+
+
+class OpenVINOBackend(Backend[OpenVINOConfig]):
+    """OpenVINO IR, run by OpenVINO on the CPU."""
+
+    name: ClassVar[str] = "openvino"
+    config_class = OpenVINOConfig
+    precisions: ClassVar[tuple[str, ...]] = PRECISIONS
+    runtime_modules: ClassVar[tuple[str, ...]] = ("openvino",)
+
+    def calibration(self) -> Need:
+        return "required" if self.config.precision == "int8" else "never"
+
+    def keeps_integers(self) -> bool:
+        return self.config.precision in ("auto", "packed")
+
+    def cannot_hold(self, scheme: Scheme | CodebookScheme) -> str | None:
+        return why_not_packed(scheme)
+
+    def version(self) -> str:
+        return f"{importlib.metadata.version('openvino')} nncf {importlib.metadata.version('nncf')}"
+
+    def export(self, checkpoint: Checkpoint, folder: Path, context: StepContext) -> Artifact:
+        from leptonsdk_openvino.export import export_checkpoint
+
+        return export_checkpoint(checkpoint, folder, self.config, context)
+
+    @classmethod
+    def load(cls, artifact: Artifact, *, threads: int | None = None) -> Runner:
+        from leptonsdk_openvino.runner import load_runner
+
+        return load_runner(artifact, threads)
+
+    @classmethod
+    def weights(cls, artifact: Artifact) -> WeightProfile | None:
+        from leptonsdk_openvino.graph_weights import weight_profile
+
+        return weight_profile([artifact.folder / name for name in artifact.files if name.endswith(".xml")])
