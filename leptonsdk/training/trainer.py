@@ -45,7 +45,8 @@ class CompressionTrainerMixin(_Mixed):  # type: ignore[misc]
     they are (distillation), and the Trainer's `save_model`.
 
     Args:
-        compression: Compressors, in the order in which they act on the loss, and in which they finish.
+        compression: Compressors, in the order in which they act on the loss, those that distill before all others, and in
+            which they finish.
         quantized: Integers behind the model's weights (``Checkpoint.quantized``), for a compressor that goes on from them.
 
     Raises:
@@ -65,6 +66,8 @@ class CompressionTrainerMixin(_Mixed):  # type: ignore[misc]
         if compression and kwargs.get("model_init") is not None:
             raise UsageError("compression needs the model itself, not model_init", where="CompressionTrainer")
         self.compression = self._compressors = tuple(compression)
+        # A teacher's part is weighed against the task's loss, and no other's penalty may be weighed with it.
+        self._by_loss = sorted(self.compression, key=lambda one: "distills" not in one.capabilities.effects)
         check_order(self.compression, quantized)
         model = args[0] if args else kwargs.pop("model", None)
         for compressor in self.compression:
@@ -131,7 +134,7 @@ class CompressionTrainerMixin(_Mixed):  # type: ignore[misc]
         # Compressors are to see a mean over this batch, whatever the Trainer divides by.
         share, rest = self._share(model, inputs, num_items_in_batch)
         loss = loss / (share * rest)
-        for compressor in self.compression:
+        for compressor in self._by_loss:
             loss = compressor.loss(model, inputs, outputs, loss)
         loss = loss * share
         return (loss, outputs) if return_outputs else loss

@@ -10,6 +10,7 @@ import torch
 import transformers
 
 from leptonsdk.errors import UsageError
+from leptonsdk.hooks import Capabilities
 from leptonsdk.training import CompressionTrainer, CompressionTrainerMixin
 from leptonsdk.training.weights import effective_weight
 
@@ -193,3 +194,33 @@ def test_model_init_is_refused(kit: Any, tmp_path: Path) -> None:
         CompressionTrainer(
             args=kit.arguments(tmp_path), model_init=lambda: kit.classifier(), compression=[kit.Shrinker()]
         )
+
+
+def test_penalties_are_not_weighed_with_the_task(kit: Any, tmp_path: Path) -> None:
+    """One that distills weighs the task's loss against a teacher's; the order in which it is given makes no difference."""
+
+    class Weigher(kit.Shrinker):  # type: ignore[misc]
+        capabilities = Capabilities(effects=frozenset({"distills"}))
+
+        def prepare(self, model: Any, context: Any) -> None: ...
+
+        def parameter_groups(self) -> list[dict[str, Any]]:
+            return []
+
+        def loss(self, model: Any, inputs: Any, outputs: Any, loss: Any) -> Any:
+            return 0.1 * loss
+
+    class Penalty(Weigher):
+        capabilities = Capabilities(effects=frozenset({"sparsifies"}))
+
+        def loss(self, model: Any, inputs: Any, outputs: Any, loss: Any) -> Any:
+            return loss + 7.0
+
+    losses = []
+    for compression in ([Weigher(), Penalty()], [Penalty(), Weigher()], []):
+        trainer = CompressionTrainer(
+            kit.classifier(), kit.arguments(tmp_path), train_dataset=kit.rows(), compression=compression
+        )
+        inputs = next(iter(trainer.get_train_dataloader()))
+        losses.append(float(trainer.compute_loss(trainer.model.train(), inputs)))
+    assert losses[0] == losses[1] == pytest.approx(0.1 * losses[2] + 7.0)
