@@ -25,6 +25,11 @@ def load(artifact):
     return OpenVINOBackend.load(artifact, threads=1)
 
 
+def weight_bytes(artifact):
+    """Without the graphs, which outweigh a tiny model's weights."""
+    return sum((artifact.folder / name).stat().st_size for name in artifact.files if name.endswith(".bin"))
+
+
 @pytest.mark.parametrize("name", ONE_GRAPH)
 @pytest.mark.parametrize(("rows", "length"), [(1, 5), (5, 13)])
 def test_fp32_agrees_at_sizes_it_was_not_traced_with(exports, make, name, rows, length):
@@ -46,7 +51,7 @@ def test_others_stay_close_and_are_smaller(exports, name, precision):
     bits = OpenVINOBackend.weights(small).bits_per_weight
     assert bits < (18 if precision == "fp16" else 16)
     assert OpenVINOBackend.weights(full).bits_per_weight == 32
-    assert small.bytes_on_disk < full.bytes_on_disk
+    assert weight_bytes(small) < weight_bytes(full)
 
 
 def test_int8_computes_in_int8_and_says_what_it_did(exports):
