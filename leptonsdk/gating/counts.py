@@ -72,7 +72,7 @@ def bleu(columns: Sequence[Column]) -> Weighing:
         right, total = sums[:, :BLEU_ORDER], sums[:, BLEU_ORDER : 2 * BLEU_ORDER]
         written, expected = sums[:, -2], sums[:, -1]
         matches = np.where(right > 0, right, 0.5 ** np.cumsum(right == 0, axis=1))
-        defined = (total > 0).all(axis=1) & (right > 0).any(axis=1)
+        defined = (total > 0).all(axis=1) & (right > 0).any(axis=1) & ((written > 0) | (expected == 0))
         logs = np.log(np.where(total > 0, matches / np.maximum(total, 1), 1.0)).mean(axis=1)
         brevity = np.minimum(0.0, 1 - expected / np.maximum(written, 1))
         return np.where(defined, 100 * np.exp(logs + brevity), 0.0)

@@ -35,9 +35,9 @@ def convert(traced: Traced, config: CoreMLConfig, *, fp16: bool, pipeline: ct.Pa
     """
     patch_converter()
     longest = config.max_length or traced.limit or DEFAULT_LENGTH
-    axes = {
-        "batch": ct.RangeDim(1, config.max_batch_size, default=1, symbol="batch_size"),
-        "length": ct.RangeDim(1, longest, default=min(longest, 128), symbol="sequence_length"),
+    axes = {  # without symbols' names, which coremltools keeps for itself after a conversion that fails
+        "batch": ct.RangeDim(1, config.max_batch_size, default=1),
+        "length": ct.RangeDim(1, longest, default=min(longest, 128)),
     }
     described = [
         ct.TensorType(
