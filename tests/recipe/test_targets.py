@@ -114,6 +114,8 @@ def test_rules_name_what_exists() -> None:
     """Plugins, fields of their configs and values of them: a rule with a slip of the pen would never speak."""
     for name, target in known_targets().items():
         for rule in target.rules:
+            if not rule.source.startswith("https://"):
+                assert (Path(__file__).parents[2] / rule.source).is_file(), rule.source
             for plugin in rule.plugin:
                 kind = "backend" if plugin in PLUGINS.names("backend") else "compressor"
                 if plugin not in PLUGINS.names(kind):
