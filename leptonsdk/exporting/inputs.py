@@ -81,7 +81,7 @@ def complete_inputs(inputs: Mapping[str, torch.Tensor], names: Collection[str]) 
     """
     found = {name: value for name, value in inputs.items() if name in names and value is not None}
     ids = found.get("input_ids")
-    for name in sorted(set(names) - found.keys()):
+    for name in sorted(set(names) - found.keys(), key=lambda name: (name != "input_ids", name)):
         if ids is None or name not in ("attention_mask", "token_type_ids", "position_ids"):
             raise TypeError(f"the model needs the input '{name}'")
         if name == "position_ids":

@@ -34,15 +34,7 @@ class DecoderRunner(OnnxRunner):
 
     def full_feed(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, Any]:
         """The given inputs, a mask and positions when they are absent, and an empty cache."""
-        feed = self.feed({name: value for name, value in inputs.items() if name in self.input_names})
-        if "input_ids" not in feed:
-            raise TypeError("the model needs the input 'input_ids'")
-        mask = feed.get("attention_mask", np.ones_like(feed["input_ids"]))
-        # Without positions a source model counts padding too; only its `generate` does not.
-        positions = np.broadcast_to(np.arange(mask.shape[1], dtype=np.int64), mask.shape)
-        for name, made in (("attention_mask", mask), ("position_ids", positions)):
-            if name in self.input_names:
-                feed.setdefault(name, made)
+        feed = super().full_feed(inputs)
         return feed | self.empty_cache(feed["input_ids"].shape[0])
 
     def empty_cache(self, batch_size: int) -> dict[str, NDArray[np.float32]]:

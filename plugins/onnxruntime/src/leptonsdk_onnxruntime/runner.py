@@ -11,7 +11,7 @@ import onnxruntime as ort
 import torch
 
 from leptonsdk.artifact import Artifact
-from leptonsdk.exporting import Outputs
+from leptonsdk.exporting import Outputs, complete_inputs
 from leptonsdk.hooks import Runner
 
 _PROVIDERS = ("CPUExecutionProvider",)
@@ -52,9 +52,7 @@ class OnnxRunner:
 
     def full_feed(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, Any]:
         """Everything that the graph reads: the given inputs, and what can be filled in."""
-        feed = self.feed(inputs)
-        self.complete(feed, [name for name in self.dtypes if name not in feed])
-        return feed
+        return self.feed(complete_inputs(inputs, self.input_names))
 
     def feed(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, Any]:
         """The inputs that the graph reads, as arrays of the types that it reads."""
@@ -63,16 +61,6 @@ class OnnxRunner:
             for name, value in inputs.items()
             if name in self.dtypes and value is not None
         }
-
-    def complete(self, feed: dict[str, Any], missing: list[str]) -> None:
-        """Fill in a mask of ones and token types of zero, as the source model would."""
-        for name in missing:
-            if name == "attention_mask" and "input_ids" in feed:
-                feed[name] = np.ones_like(feed["input_ids"])
-            elif name == "token_type_ids" and "input_ids" in feed:
-                feed[name] = np.zeros_like(feed["input_ids"])
-            else:
-                raise TypeError(f"the model needs the input '{name}'")
 
 
 def load_runner(artifact: Artifact, threads: int | None) -> Runner:
