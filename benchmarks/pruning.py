@@ -215,7 +215,7 @@ def main() -> None:
         "which is not the paper's: in so short a training the first scores are mostly noise, by which half of the weights "
         "would go.",
     ]
-    command = "python benchmarks/pruning.py --data-dir DATA_DIR --models-dir MODELS_DIR"
+    command = f"python benchmarks/pruning.py --data-dir DATA_DIR --models-dir MODELS_DIR --seeds {options.seeds}"
     write_results("pruning", "SST-2: few weights left", parts, [], command)
 
 
