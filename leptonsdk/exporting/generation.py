@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -66,6 +67,46 @@ def generate(
         mask = torch.cat([mask, torch.ones_like(tokens)], dim=1)
         positions = positions[:, -1:] + 1
     return ids
+
+
+class Generating(ABC):
+    """A runner of a language model with a cache.
+
+    Attributes:
+        pad_token_id: Fills rows that have ended.
+    """
+
+    pad_token_id: int | None
+
+    @abstractmethod
+    def step(
+        self, tokens: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: Any
+    ) -> tuple[torch.Tensor, Any]:
+        """The runtime's forward, a `Step`."""
+
+    def generate(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        *,
+        max_new_tokens: int,
+        eos_token_id: int | Collection[int] | None = None,
+        do_sample: bool = False,
+        seed: int | None = None,
+        **processors: Any,
+    ) -> torch.Tensor:
+        """Greedy or sampled generation with the cache: see the function of this name, and `logits_processors`."""
+        return generate(
+            self.step,
+            input_ids,
+            attention_mask,
+            max_new_tokens=max_new_tokens,
+            eos_token_id=eos_token_id,
+            pad_token_id=self.pad_token_id,
+            processors=logits_processors(**processors),
+            do_sample=do_sample,
+            seed=seed,
+        )
 
 
 def position_ids(attention_mask: torch.Tensor) -> torch.Tensor:

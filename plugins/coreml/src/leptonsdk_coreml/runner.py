@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,14 +12,14 @@ import torch
 
 from leptonsdk.artifact import Artifact
 from leptonsdk.errors import UsageError
-from leptonsdk.exporting import Outputs, quiet
+from leptonsdk.exporting import Outputs, complete_inputs, quiet
 from leptonsdk_coreml.runner_reference import ReferenceProgram
 
 ON_MACOS = sys.platform == "darwin"
 REFERENCE = "reference evaluation, not executed by Core ML"
 
 
-class CoreMLRunner:
+class CoreMLRunner(ABC):
     """What both ways of running share: types, inputs that can be filled in, output names."""
 
     runtime: str
@@ -40,17 +41,15 @@ class CoreMLRunner:
         """The outputs as torch tensors. Inputs that the program does not read are dropped."""
         feed = {
             name: value.detach().to("cpu", self.dtypes[name])
-            for name, value in inputs.items()
-            if name in self.dtypes and value is not None
+            for name, value in complete_inputs(inputs, self.input_names).items()
         }
-        self._complete(feed)
         self._check_sizes(feed)
         found = self.predict(feed)
         return Outputs((name, found[name]) for name in self.output_names)
 
+    @abstractmethod
     def predict(self, feed: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
         """The outputs for a complete feed."""
-        raise NotImplementedError
 
     def _check_sizes(self, feed: Mapping[str, torch.Tensor]) -> None:
         for name, value in feed.items():
@@ -62,15 +61,6 @@ class CoreMLRunner:
                         where="coreml",
                         hint="shorten the input, or export with a larger max_batch_size or max_length",
                     )
-
-    def _complete(self, feed: dict[str, torch.Tensor]) -> None:
-        for name in self.input_names - feed.keys():
-            if name == "attention_mask" and "input_ids" in feed:
-                feed[name] = torch.ones_like(feed["input_ids"])
-            elif name == "token_type_ids" and "input_ids" in feed:
-                feed[name] = torch.zeros_like(feed["input_ids"])
-            else:
-                raise TypeError(f"the model needs the input '{name}'")
 
 
 class DeviceRunner(CoreMLRunner):

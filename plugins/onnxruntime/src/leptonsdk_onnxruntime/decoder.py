@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,14 +10,14 @@ import onnxruntime as ort
 import torch
 from numpy.typing import NDArray
 
-from leptonsdk.exporting import Outputs, generate, logits_processors
+from leptonsdk.exporting import Generating, Outputs
 from leptonsdk_onnxruntime.runner import OnnxRunner
 
 CACHE_PREFIX = "past_key_values."
 PRESENT_PREFIX = "present."
 
 
-class DecoderRunner(OnnxRunner):
+class DecoderRunner(Generating, OnnxRunner):
     """Runs a graph with a cache: one that reads a prompt when the cache is empty, and goes on from it otherwise."""
 
     def __init__(self, session: ort.InferenceSession, precision: str, pad_token_id: int | None = None) -> None:
@@ -43,31 +43,7 @@ class DecoderRunner(OnnxRunner):
             name: np.zeros((batch_size, shape[1], 0, shape[3]), np.float32) for name, shape in self.cache_shapes.items()
         }
 
-    def generate(
-        self,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
-        *,
-        max_new_tokens: int,
-        eos_token_id: int | Collection[int] | None = None,
-        do_sample: bool = False,
-        seed: int | None = None,
-        **processors: Any,
-    ) -> torch.Tensor:
-        """Greedy or sampled generation with the cache: `leptonsdk.exporting.generate`, and its `logits_processors` by name."""
-        return generate(
-            self._step,
-            input_ids,
-            attention_mask,
-            max_new_tokens=max_new_tokens,
-            eos_token_id=eos_token_id,
-            pad_token_id=self.pad_token_id,
-            processors=logits_processors(**processors),
-            do_sample=do_sample,
-            seed=seed,
-        )
-
-    def _step(
+    def step(
         self,
         tokens: torch.Tensor,
         mask: torch.Tensor,

@@ -10,6 +10,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
+from leptonsdk.exporting import matches_any
+
 MICROSOFT = "com.microsoft"
 NAMESPACE = "namespace"
 
@@ -89,16 +91,6 @@ def module_name(node: ir.Node) -> str:
     return next((name for name in reversed(names[:-1]) if name), "")
 
 
-def matches(name: str, patterns: tuple[str, ...]) -> bool:
-    """Whether a module's name is one of the patterns: a name, a glob, or ``re:`` and a regular expression."""
-    from fnmatch import fnmatchcase
-
-    return any(
-        re.search(pattern[3:], name) is not None if pattern.startswith("re:") else fnmatchcase(name, pattern)
-        for pattern in patterns
-    )
-
-
 def name_weights(model: ir.Model) -> None:
     """Give weights that tracing transposed or folded a name after their module, in place of ``val_69``."""
     graph = model.graph
@@ -158,7 +150,7 @@ def pack_siblings(model: ir.Model, ignore: tuple[str, ...] = ()) -> int:
         if (
             node.op_type == "MatMul"
             and float_matrix(node.inputs[1]) is not None
-            and not matches(module_name(node), ignore)
+            and not matches_any(module_name(node), ignore)
         ):
             by_input.setdefault(node.inputs[0], []).append(node)
     for source, nodes in by_input.items():

@@ -15,6 +15,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
+from leptonsdk.exporting import matches_any
 from leptonsdk_onnxruntime.config import ActivationScales, OnnxRuntimeConfig
 from leptonsdk_onnxruntime.graph import (
     MICROSOFT,
@@ -23,7 +24,6 @@ from leptonsdk_onnxruntime.graph import (
     constant,
     float_matrix,
     insert,
-    matches,
     module_name,
     replace,
 )
@@ -83,7 +83,7 @@ def find_linears(model: ir.Model, ignore: tuple[str, ...] = ()) -> list[Linear]:
     found = []
     for node in model.graph:
         linear = as_linear(node)
-        if linear is not None and not matches(linear.module, ignore):
+        if linear is not None and not matches_any(linear.module, ignore):
             weight = float_matrix(linear.stored)
             if weight is not None and weight.size >= _SMALLEST_WEIGHT and min(weight.shape) >= 8:
                 found.append(linear)
@@ -265,7 +265,7 @@ def _quantize_embeddings(
         if (
             node.op_type != "Gather"
             or node.attributes.get_int("axis", 0) != 0
-            or matches(module_name(node), config.ignore)
+            or matches_any(module_name(node), config.ignore)
         ):
             continue
         table: Floats | None = float_matrix(node.inputs[0])

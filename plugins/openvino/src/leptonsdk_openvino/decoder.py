@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import openvino as ov
 import torch
 
-from leptonsdk.exporting import Outputs, complete_inputs, generate, generate_seq2seq, logits_processors
+from leptonsdk.exporting import Generating, Outputs, complete_inputs, generate_seq2seq
 from leptonsdk_openvino.runner import OpenVINORunner
 
 
-class DecoderRunner(OpenVINORunner):
+class DecoderRunner(Generating, OpenVINORunner):
     """Runs a causal language model: it reads a prompt when its state has been reset, and goes on from it otherwise."""
 
     def __init__(self, compiled: ov.CompiledModel, precision: str, pad_token_id: int | None = None) -> None:
@@ -24,31 +24,7 @@ class DecoderRunner(OpenVINORunner):
         self.request.reset_state()
         return super().__call__(**inputs)
 
-    def generate(
-        self,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
-        *,
-        max_new_tokens: int,
-        eos_token_id: int | Collection[int] | None = None,
-        do_sample: bool = False,
-        seed: int | None = None,
-        **processors: Any,
-    ) -> torch.Tensor:
-        """Greedy or sampled generation with the cache: `leptonsdk.exporting.generate`, and its `logits_processors` by name."""
-        return generate(
-            self._step,
-            input_ids,
-            attention_mask,
-            max_new_tokens=max_new_tokens,
-            eos_token_id=eos_token_id,
-            pad_token_id=self.pad_token_id,
-            processors=logits_processors(**processors),
-            do_sample=do_sample,
-            seed=seed,
-        )
-
-    def _step(
+    def step(
         self, tokens: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: bool | None
     ) -> tuple[torch.Tensor, bool]:
         if cache is None:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
-from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
 import openvino as ov
 
 from leptonsdk.errors import ExportError, UsageError
-from leptonsdk.exporting import complete_inputs, model_inputs
+from leptonsdk.exporting import complete_inputs, matches_any, model_inputs
 from leptonsdk.hooks import StepContext
 from leptonsdk_openvino.config import OpenVINOConfig
 from leptonsdk_openvino.graph import module_of, weighted_nodes
@@ -35,7 +33,9 @@ def quantize(
     report: dict[str, Any] = {}
     for name, graph in graphs.items():
         calibrated = precision == "int8" and not done  # the encoder comes first
-        kept = [node.get_friendly_name() for node in weighted_nodes(graph) if _matches(node, config.ignore)]
+        kept = [
+            node.get_friendly_name() for node in weighted_nodes(graph) if matches_any(module_of(node), config.ignore)
+        ]
         if calibrated:
             feeds = list(_feeds(graph, model, config, context))
             done[name] = _post_training(graph, config, feeds, kept)
@@ -101,12 +101,3 @@ def _feeds(graph: ov.Model, model: Any, config: OpenVINOConfig, context: StepCon
 
 def _rows(feed: Mapping[str, Any]) -> int:
     return int(next(iter(feed.values())).shape[0])
-
-
-def _matches(node: ov.Node, patterns: tuple[str, ...]) -> bool:
-    """Whether the module that a node is named after is one of the patterns."""
-    name = module_of(node)
-    return any(
-        re.search(pattern[3:], name) is not None if pattern.startswith("re:") else fnmatchcase(name, pattern)
-        for pattern in patterns
-    )
