@@ -7,7 +7,6 @@ the config then builds is made on the meta device, and the change is kept only i
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,10 +15,13 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 
+from leptonsdk.errors import UsageError
 from leptonsdk.quantization.library_layers import library_method
+from leptonsdk.structure.configs_layers import OVERRIDES, layer_moves, uneven
+from leptonsdk.structure.configs_parts import NUMBER, Move, counts_heads, integers, parts
+from leptonsdk.structure.samples import sample_inputs
+from leptonsdk.structure.trials import CANNOT_RUN, outputs_of
 
-# A change of the config: values by the path to a part of it and the attribute's name.
-Move = dict[tuple[tuple[str, ...], str], Any]
 # What a config that does not fit its model class raises, in transformers' many ways.
 CANNOT_BUILD = (
     StrictDataclassError,
@@ -32,7 +34,6 @@ CANNOT_BUILD = (
     ImportError,
     RuntimeError,
 )
-_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 _PLAIN = (bool, int, float, str)
 # Widths that are a multiple of the hidden size where a config does not say them (GPT-2).
 _UNSAID_WIDTHS = ("n_inner", "intermediate_size", "ffn_dim")
@@ -43,7 +44,8 @@ def fit_config(model: Any) -> bool:
     """Change a shrunk model's config so that it builds the shapes that the model has, as far as it can say them.
 
     A config can say what is the same in all layers: the width of feed-forward networks, and in some architectures heads
-    (Llama, ViT), in others not (BERT's head size is hidden size by heads).
+    (Llama, ViT), in others not (BERT's head size is hidden size by heads). What differs from layer to layer it can say where its
+    architecture reads it by layer: from a list (Gemma 3n's widths), or from transformers' ``per_layer_config``.
 
     Returns:
         Whether the config now says everything, so that plain ``from_pretrained`` loads the saved model.
@@ -54,11 +56,10 @@ def fit_config(model: Any) -> bool:
     tried = True
     while tried:
         tried = False
-        for old, new in _ratios(built, _layout(model)):
-            for move in _width_moves(model, old, new):
-                if (better := _try(model, built, move, {(old, new)})) is not None:
-                    built, tried = better, True
-                    break
+        for move, pairs in _moves(model, built):
+            if (better := _try(model, built, move, pairs)) is not None:
+                built, tried = better, True
+                break
     own = _layout(model)
     return all(own.get(key) == value for key, value in built.items() if isinstance(value, tuple))
 
@@ -69,23 +70,22 @@ def fit_depth(model: Any, old: int, keep: Sequence[int]) -> bool:
     Returns:
         Whether it builds no blocks any more that were dropped; if it still does, the config is as it was.
     """
-    before = [(part, dict(vars(part))) for _, part in _parts(model.config)]
+    before = [(part, dict(vars(part))) for _, part in parts(model.config)]
     own = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     built = _layout(build(model))
-    for path, part in _parts(model.config):
+    for path, part in parts(model.config):
         lists: Move = {}
         for key, value in vars(part).items():
             if "layer" in key and isinstance(value, list | tuple) and len(value) == old:
                 lists[path, key] = [value[i] for i in keep]
-        counts = [key for key, value in _integers(part) if value == old]
+        counts = [key for key, value in integers(part) if value == old]
         # One number may stand for both stacks of an encoder-decoder, or each stack may have its own.
         for key in counts:
             if (better := _try(model, built, {(path, key): len(keep), **lists}, {(old, len(keep))})) is not None:
                 built = better
     fits = own >= {key for key, value in built.items() if isinstance(value, tuple)}
     if not fits:
-        for part, values in before:
-            vars(part).update(values)
+        _restore(before)
     return fits
 
 
@@ -118,12 +118,23 @@ def _layout(model: nn.Module) -> dict[str, Any]:
     return found
 
 
+def _moves(model: Any, built: Mapping[str, Any]) -> Iterator[tuple[Move, set[tuple[int, int]]]]:
+    """Changes that may be right, with the sizes that they would change: of all layers alike first, then of each its own."""
+    own = _layout(model)
+    for old, new in _ratios(built, own):
+        for move in _width_moves(model, old, new):
+            yield move, {(old, new)}
+    for by_layer in uneven(built, own):
+        for move in layer_moves(model.config, by_layer):
+            yield move, set(by_layer)
+
+
 def _ratios(built: Mapping[str, Any], own: Mapping[str, Any]) -> list[tuple[int, int]]:
     """Sizes in the config's model that are another, the same in all layers, in the model."""
     changes: dict[str, set[tuple[tuple[int, ...], tuple[int, ...]]]] = {}
     for key, shape in built.items():
         if isinstance(shape, tuple) and isinstance(own.get(key), tuple) and len(own[key]) == len(shape):
-            changes.setdefault(_NUMBER.sub("*", key), set()).add((shape, own[key]))
+            changes.setdefault(NUMBER.sub("*", key), set()).add((shape, own[key]))
     found: dict[tuple[int, int], None] = {}
     for pairs in changes.values():
         if len(pairs) == 1:
@@ -134,12 +145,12 @@ def _ratios(built: Mapping[str, Any], own: Mapping[str, Any]) -> list[tuple[int,
 
 def _width_moves(model: Any, old: int, new: int) -> Iterator[Move]:
     """Changes of a config that may turn one width into another: the width itself, or numbers of heads by the same ratio."""
-    for path, part in _parts(model.config):
+    for path, part in parts(model.config):
         heads: Move = {}
-        for key, value in _integers(part):
+        for key, value in integers(part):
             if value == old:
                 yield {(path, key): new}
-            elif _counts_heads(key) and value > 1 and old % value == 0 and value * new % old == 0:
+            elif counts_heads(key) and value > 1 and old % value == 0 and value * new % old == 0:
                 heads[path, key] = value * new // old
         for key in (key for key, value in vars(part).items() if value is None and key in _UNSAID_WIDTHS):
             yield {(path, key): new}
@@ -154,11 +165,6 @@ def _width_moves(model: Any, old: int, new: int) -> Iterator[Move]:
             yield {**heads, (path, "head_dim"): next(iter(sizes))}
 
 
-def _counts_heads(key: str) -> bool:
-    """Whether a number may be one of heads; the size of a head never changes here, even where that gives the same shapes."""
-    return "head" in key and not key.endswith(("dim", "size"))
-
-
 def _try(model: Any, built: dict[str, Any], move: Move, pairs: Iterable[tuple[int, int]]) -> dict[str, Any] | None:
     """Change a model's config if all that it touches becomes right; the layout that it then builds, else None.
 
@@ -167,7 +173,7 @@ def _try(model: Any, built: dict[str, Any], move: Move, pairs: Iterable[tuple[in
     config = copy.deepcopy(model.config)
     renamed = {
         *pairs,
-        *((_value(config, place), value) for place, value in move.items() if not isinstance(value, list)),
+        *((_value(config, place), value) for place, value in move.items() if isinstance(value, int)),
     }
     _apply(config, move)
     try:
@@ -185,10 +191,12 @@ def _try(model: Any, built: dict[str, Any], move: Move, pairs: Iterable[tuple[in
         ours, theirs = own.get(key), after.get(key)
         if not (isinstance(ours, _Number) and isinstance(theirs, _Number) and (ours.value, theirs.value) in renamed):
             return None
-        if "head" in key.rpartition(":")[2] and not _counts_heads(key):
+        if "head" in key.rpartition(":")[2] and not counts_heads(key):
             return None
         stale.append(key)
     if not any(":" not in key for key in touched):
+        return None
+    if any(key == OVERRIDES for _, key in move) and not _runs(model, move):
         return None
     for key in stale:
         name, _, attribute = key.rpartition(":")
@@ -198,10 +206,30 @@ def _try(model: Any, built: dict[str, Any], move: Move, pairs: Iterable[tuple[in
     return after
 
 
+def _runs(model: Any, move: Move) -> bool:
+    """Whether a model still runs after a change: a forward may read what its config then says for single layers only."""
+    before = [(part, dict(vars(part))) for _, part in parts(model.config)]
+    _apply(model.config, move)
+    try:
+        outputs_of(model, sample_inputs(model))
+    except (*CANNOT_RUN, UsageError):
+        return False
+    finally:
+        _restore(before)
+    return True
+
+
+def _restore(before: Sequence[tuple[Any, Mapping[str, Any]]]) -> None:
+    """Put a config's parts back as they were."""
+    for part, values in before:
+        vars(part).clear()
+        vars(part).update(values)
+
+
 def _update_copies(model: Any, skeleton: nn.Module, move: Move) -> None:
     """Change the copies of the config that modules hold (T5's two stacks) as the new skeleton has them."""
-    known = {id(part) for _, part in _parts(model.config)}
-    old = {_value(model.config, place) for place in move if not isinstance(move[place], list)}
+    known = {id(part) for _, part in parts(model.config)}
+    old = {_value(model.config, place) for place in move if isinstance(move[place], int)}
     for name, module in model.named_modules():
         config, fresh = getattr(module, "config", None), None
         if config is None or id(config) in known or not hasattr(config, "to_dict"):
@@ -211,22 +239,6 @@ def _update_copies(model: Any, skeleton: nn.Module, move: Move) -> None:
         for key, value in vars(fresh).items() if fresh is not None else ():
             if isinstance(value, int) and vars(config).get(key) in old and vars(config)[key] != value:
                 setattr(config, key, value)
-
-
-def _parts(config: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """A config and the configs in it, with the path to each."""
-    yield path, config
-    for key in getattr(config, "sub_configs", {}):
-        if hasattr(inner := getattr(config, key, None), "to_dict"):
-            yield from _parts(inner, (*path, key))
-
-
-def _integers(part: Any) -> list[tuple[str, int]]:
-    return [
-        (key, value)
-        for key, value in vars(part).items()
-        if isinstance(value, int) and not isinstance(value, bool) and not key.startswith("_") and "token_id" not in key
-    ]
 
 
 def _apply(config: Any, move: Move) -> None:
