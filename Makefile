@@ -25,8 +25,8 @@ lint: $(VENV)/.installed-dev
 
 # make bench DATA_DIR=... MODELS_DIR=...
 bench: $(VENV)/.installed-dev
-	$(BIN)/python benchmarks/onnxruntime_sst2.py --data-dir "$(DATA_DIR)" --models-dir "$(MODELS_DIR)"
-	$(BIN)/python benchmarks/onnxruntime_decoder.py --data-dir "$(DATA_DIR)" --models-dir "$(MODELS_DIR)"
+	$(BIN)/python benchmarks/backends.py --data-dir "$(DATA_DIR)" --models-dir "$(MODELS_DIR)"
+	$(BIN)/python benchmarks/decoders.py --data-dir "$(DATA_DIR)" --models-dir "$(MODELS_DIR)"
 	$(BIN)/python benchmarks/coreml.py --data-dir "$(DATA_DIR)" --models-dir "$(MODELS_DIR)"
 	$(BIN)/python benchmarks/quantization.py --data-dir "$(DATA_DIR)" --models-dir "$(MODELS_DIR)"
 	$(BIN)/python benchmarks/speech.py --data-dir "$(DATA_DIR)" --models-dir "$(MODELS_DIR)"

@@ -1,4 +1,4 @@
-"""Whisper tiny.en at 8 and 4 bits: word error rate on spoken digits, gated against the source model.
+"""Whisper tiny.en at 8 and 4 bits, and in ONNX Runtime and OpenVINO: word error rate on spoken digits, gated against the source model.
 
 Reads MODELS_DIR/whisper and DATA_DIR/fsdd/recordings. One digit alone gives Whisper no context (half of them are misheard), so
 that clips of eight digits by one speaker are joined, with pauses. Calibration clips are of other recordings than the gate's.
@@ -7,6 +7,7 @@ that clips of eight digits by one speaker are joined, with pauses. Calibration c
 from __future__ import annotations
 
 import random
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "rtn 8 bits": {"bit_width": 8},
     "rtn 4 bits": {"bit_width": 4, "group_size": 64},
     "gptq 4 bits": {"bit_width": 4, "group_size": 64, "calibration": True},
+}
+EXPORTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "ONNX Runtime fp32": ("onnxruntime", {"precision": "fp32"}),
+    "ONNX Runtime int8-dynamic": ("onnxruntime", {"precision": "int8-dynamic"}),
+    "OpenVINO fp32": ("openvino", {"precision": "fp32"}),
+    "OpenVINO int8": ("openvino", {"precision": "int8"}),
+    "OpenVINO int8-weights": ("openvino", {"precision": "int8-weights"}),
 }
 
 
@@ -46,44 +54,56 @@ def clips(recordings: Path, count: int, takes: range, seed: int) -> list[dict[st
     return rows
 
 
+def judged(name: str, scores: lepton.Scores, baseline: lepton.Scores) -> dict[str, object]:
+    """A row: word error rate, what it lost, and what the gate says."""
+    result = lepton.gate(baseline, scores, {"wer": {"max_drop": MAX_DROP}})
+    (condition,) = result.conditions
+    low, high = condition.interval.low, condition.interval.high
+    drop = scores.value("wer") - baseline.value("wer")
+    row = {"variant": name, "WER": f"{scores.value('wer'):.4f}"}
+    return {**row, "drop, 95 % interval": f"{drop:+.4f} [{low:+.4f}, {high:+.4f}]", "verdict": result.verdict}
+
+
 def main() -> None:
     options = arguments(__doc__).parse_args()
     recordings = options.data_dir / "fsdd" / "recordings"
     held_out = clips(recordings, CLIPS, range(25), 0)
     calibration = clips(recordings, CALIBRATION, range(25, 50), 1)
+    work: Path = options.work_dir / "speech"
+    shutil.rmtree(work, ignore_errors=True)
     source = lepton.load_model(options.models_dir / "whisper")
     settings: dict[str, Any] = {"batch_size": 8, "options": {"normalizer": "digits", "max_new_tokens": 40}}
     baseline = lepton.evaluate(source, held_out, **settings)
-    table: list[dict[str, object]] = [{"variant": "fp32", "WER": f"{baseline.value('wer'):.4f}"}]
-    table[0] |= {"drop, 95 % interval": "", "verdict": "", "bits per weight": "32.00", "seconds": ""}
+    fp32 = {"variant": "torch fp32", "WER": f"{baseline.value('wer'):.4f}", "drop, 95 % interval": "", "verdict": ""}
+    table: list[dict[str, object]] = [{**fp32, "bits per weight": "32.00", "seconds": ""}]
     for name, config in VARIANTS.items():
         data = calibration if config.get("calibration") else None
         start = time.perf_counter()
         smaller = lepton.quantize_model(source, **{**config, "calibration": data})
         seconds = time.perf_counter() - start
-        folder = lepton.save_model(smaller, options.work_dir / "speech" / name.replace(" ", "-"))
-        scores = lepton.evaluate(folder, held_out, **settings)
-        result = lepton.gate(baseline, scores, {"wer": {"max_drop": MAX_DROP}})
-        (condition,) = result.conditions
-        table.append(
-            {
-                "variant": name,
-                "WER": f"{scores.value('wer'):.4f}",
-                "drop, 95 % interval": f"{scores.value('wer') - baseline.value('wer'):+.4f} [{condition.interval.low:+.4f}, {condition.interval.high:+.4f}]",
-                "verdict": result.verdict,
-                "bits per weight": f"{profile_safetensors(folder).bits_per_weight:.2f}",
-                "seconds": f"{seconds:.0f}",
-            }
-        )
+        folder = lepton.save_model(smaller, work / name.replace(" ", "-"))
+        row = judged(name, lepton.evaluate(folder, held_out, **settings), baseline)
+        bits = profile_safetensors(folder).bits_per_weight
+        table.append({**row, "bits per weight": f"{bits:.2f}", "seconds": f"{seconds:.0f}"})
         print(table[-1], flush=True)
+    parameters = sum(p.numel() for p in source.model.parameters())
+    exported: list[dict[str, object]] = [{**fp32, "MB": f"{4 * parameters / 1e6:.1f}"}]
+    for name, (backend, config) in EXPORTS.items():
+        artifact = lepton.export(source, backend, work / name.replace(" ", "-"), calibration=calibration, **config)
+        row = judged(name, lepton.evaluate(artifact, held_out, **settings), baseline)
+        exported.append({**row, "MB": f"{artifact.bytes_on_disk / 1e6:.1f}"})
+        print(exported[-1], flush=True)
     parts = [
         markdown(table),
         f"{CLIPS} clips of {LENGTH} digits from the Free Spoken Digit Dataset, greedy transcripts, every digit a word; limit on the "
         f"drop {MAX_DROP}. GPTQ calibrates on up to {CALIBRATION} clips of other recordings; groups of 64, embeddings and head in "
         "float. Bits per weight count those, and the scales.",
+        "## In its runtimes\n\n" + markdown(exported),
+        f"The same clips and gate, transcribed in the runtime itself. OpenVINO's int8 calibrates its encoder on {CALIBRATION} clips of other "
+        "recordings; its decoder has int8 weights.",
     ]
     command = "python benchmarks/speech.py --data-dir DATA_DIR --models-dir MODELS_DIR"
-    write_results("speech", "Whisper tiny.en, low-bit weights", parts, ["jiwer"], command)
+    write_results("speech", "Whisper tiny.en, low-bit weights", parts, ["jiwer", "onnxruntime", "openvino"], command)
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ from leptonsdk_onnxruntime.export_seq2seq import trace_encoder_decoder
 from leptonsdk_onnxruntime.export_torch import Traced, trace, trace_decoder, write_export_manifest
 from leptonsdk_onnxruntime.graph import name_weights, pack_siblings, share_transposed, tidy
 from leptonsdk_onnxruntime.graph_attention import simplify_attention
+from leptonsdk_onnxruntime.graph_positions import narrow
 from leptonsdk_onnxruntime.quantize_graph import QuantizationReport, quantize_graph
 from leptonsdk_onnxruntime.quantize_packed import check_holds, lower
 from leptonsdk_onnxruntime.quantize_trained import only, trained_ranges
@@ -80,6 +81,7 @@ def export_checkpoint(
         name_weights(traced.model)
         share_transposed(traced.model)
         simplify_attention(traced.model, traced.dims)
+        narrow(traced.model)
     context.progress(1, _STEPS, "quantizing" if precision != "fp32" else "saving")
     quantization: dict[str, Any] = {}
     if precision == "packed":

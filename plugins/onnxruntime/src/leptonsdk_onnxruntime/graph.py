@@ -30,6 +30,11 @@ def float_matrix(value: ir.Value | None) -> NDArray[np.float32] | None:
     return array if array is not None and array.ndim == 2 and array.dtype == np.float32 else None
 
 
+def rank(value: ir.Value | None) -> int | None:
+    """How many axes a value has, where tracing told."""
+    return len(value.shape) if value is not None and value.shape is not None else None
+
+
 def add_initializer(graph: ir.Graph, name: str, array: NDArray[Any]) -> ir.Value:
     """A new initializer; one of that name that is there already is taken to be the same."""
     if name in graph.initializers:

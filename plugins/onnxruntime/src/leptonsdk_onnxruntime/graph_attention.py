@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from leptonsdk_onnxruntime.graph import add_initializer, constant, insert, producer, replace, replace_uses
+from leptonsdk_onnxruntime.graph import add_initializer, constant, insert, producer, rank, replace, replace_uses
 
 _SWAP = (0, 2, 1, 3)  # [batch, length, heads, size] and [batch, heads, length, size], one into the other
 
@@ -89,7 +89,7 @@ def _looked_up_cell_by_cell(node: ir.Node, dims: Mapping[str, str]) -> ir.Value 
         counts = _input_of(_input_of(part, "Unsqueeze"), "Expand")
         if not _counts_along(counts, axis, kept, dims):
             return None
-    return mask if _rank(node.outputs[0]) == 4 else None
+    return mask if rank(node.outputs[0]) == 4 else None
 
 
 def _input_of(value: ir.Value | None, op_type: str) -> ir.Value | None:
@@ -151,10 +151,10 @@ def _drop_empty_rows(node: ir.Node) -> None:
 def _ungrouped(value: ir.Value | None) -> ir.Value | None:
     """Keys or values before each head was copied for the queries that share it: [batch, groups, length, size]."""
     unsqueeze = producer(_input_of(_input_of(value, "Reshape"), "Expand"), "Unsqueeze")
-    if unsqueeze is None or _rank(value) != 4:
+    if unsqueeze is None or rank(value) != 4:
         return value
     axes, grouped = constant(unsqueeze.inputs[1]), unsqueeze.inputs[0]
-    return grouped if axes is not None and axes.tolist() == [2] and _rank(grouped) == 4 else value
+    return grouped if axes is not None and axes.tolist() == [2] and rank(grouped) == 4 else value
 
 
 def _merge_heads(node: ir.Node) -> bool:
@@ -162,7 +162,7 @@ def _merge_heads(node: ir.Node) -> bool:
     parts = [_before_split(value) for value in node.inputs[:3]]
     swap = _only_user(node.outputs[0], "Transpose")
     merge = _only_user(swap.outputs[0], "Reshape") if swap is not None and _swaps(swap) else None
-    if merge is None or _rank(merge.outputs[0]) != 3 or None in parts or len(node.outputs) > 1:
+    if merge is None or rank(merge.outputs[0]) != 3 or None in parts or len(node.outputs) > 1:
         return False
     queries, keys = (_heads(value) for value in node.inputs[:2])
     if queries is None or keys is None or any(value is not None for value in node.inputs[4:]):
@@ -182,7 +182,7 @@ def _before_split(value: ir.Value | None) -> ir.Value | None:
     """[batch, length, heads * size], where a value [batch, heads, length, size] was made of it."""
     swap = producer(value, "Transpose")
     whole = _input_of(swap.inputs[0], "Reshape") if swap is not None and _swaps(swap) else None
-    return whole if _rank(whole) == 3 else None
+    return whole if rank(whole) == 3 else None
 
 
 def _swaps(transpose: ir.Node) -> bool:
@@ -197,10 +197,6 @@ def _heads(value: ir.Value | None) -> int | None:
 def _only_user(value: ir.Value, op_type: str) -> ir.Node | None:
     users = [user for user, _ in value.uses()]
     return users[0] if len(users) == 1 and users[0].op_type == op_type and not value.is_graph_output() else None
-
-
-def _rank(value: ir.Value | None) -> int | None:
-    return len(value.shape) if value is not None and value.shape is not None else None
 
 
 def _same_shape(a: ir.Value, b: ir.Value) -> bool:

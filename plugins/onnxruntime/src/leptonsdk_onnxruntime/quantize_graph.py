@@ -10,9 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from leptonsdk.exporting import matches_any
@@ -162,16 +164,21 @@ def quantize_graph(
 
 
 def _stored_weight(
-    graph: ir.Graph, value: ir.Value, axis: int, config: OnnxRuntimeConfig, bits: int
+    graph: ir.Graph, value: ir.Value, axis: int, config: OnnxRuntimeConfig, bits: int, *, half: bool = False
 ) -> tuple[ir.Value, ir.Value]:
-    """The int8 copy of a matrix and its scales along ``axis`` [size of axis], made once however often it is used."""
+    """The int8 copy of a matrix and its scales along ``axis`` [size of axis], made once however often it is used.
+
+    ``half``: the scales are stored in fp16, and the integers are made with those.
+    """
     name = str(value.name)
     if f"{name}{QUANTIZED}" in graph.initializers:
         return graph.initializers[f"{name}{QUANTIZED}"], graph.initializers[f"{name}{SCALE}"]
     weight = float_matrix(value)
     assert weight is not None
-    scale = weight_scales(weight, axis, method=config.weight_scales, bits=bits)
-    integers = quantize_weight(weight, scale, bits=bits)
+    scale: NDArray[Any] = weight_scales(weight, axis, method=config.weight_scales, bits=bits)
+    if half and (short := scale.astype(np.float16)).all():  # none so small that it became nought
+        scale = short
+    integers = quantize_weight(weight, scale.astype(np.float32), bits=bits)
     return (
         add_initializer(graph, f"{name}{QUANTIZED}", integers),
         add_initializer(graph, f"{name}{SCALE}", scale.reshape(-1)),
@@ -280,10 +287,13 @@ def _quantize_embeddings(
             integers, scale, _ = stored_blocks(graph, node.inputs[0], True, config, (QUANTIZED, SCALE))
             gather_blocks(node, integers, scale)
             continue
-        integers, scale = _stored_weight(graph, node.inputs[0], 0, config, bits)
+        half = not _is_shared(graph, node.inputs[0])
+        integers, scale = _stored_weight(graph, node.inputs[0], 0, config, bits, half=half)
         [rows] = insert(node, "Gather", [integers, node.inputs[1]], axis=0)
         [rows] = insert(node, "Cast", [rows], to=ir.DataType.FLOAT)
         [scales] = insert(node, "Gather", [scale, node.inputs[1]], axis=0)
+        if scale.dtype == ir.DataType.FLOAT16:
+            [scales] = insert(node, "Cast", [scales], to=ir.DataType.FLOAT)
         axes = add_initializer(graph, "last_axis", np.array([-1], np.int64))
         [scales] = insert(node, "Unsqueeze", [scales, axes])
         replace(node, insert(node, "Mul", [rows, scales])[0])

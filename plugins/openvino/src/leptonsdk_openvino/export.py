@@ -26,7 +26,9 @@ from leptonsdk.exporting import (
 from leptonsdk.hooks import StepContext
 from leptonsdk_openvino.config import OpenVINOConfig
 from leptonsdk_openvino.export_torch import trace, trace_decoder, trace_encoder_decoder
+from leptonsdk_openvino.graph import store_in_half
 from leptonsdk_openvino.graph_packed import check_holds, lower
+from leptonsdk_openvino.graph_positions import narrow
 from leptonsdk_openvino.quantize import quantize
 from leptonsdk_openvino.runner import load_runner, runtime_options
 from leptonsdk_openvino.silence import converting
@@ -89,7 +91,11 @@ def export_checkpoint(checkpoint: Checkpoint, folder: Path, config: OpenVINOConf
 def _trace(model: Any, inputs: Inputs, *, seq2seq: bool, decoder: bool) -> dict[str, ov.Model]:
     if seq2seq:
         return dict(zip((ENCODER, DECODER), trace_encoder_decoder(model, inputs), strict=True))
-    return {MODEL: (trace_decoder if decoder else trace)(model, inputs)}
+    if decoder:
+        return {MODEL: trace_decoder(model, inputs)}
+    graph = trace(model, inputs)
+    narrow(graph)
+    return {MODEL: graph}
 
 
 def _save(graph: ov.Model, folder: Path, name: str, precision: str, details: Mapping[str, Any]) -> tuple[str, str]:
@@ -102,6 +108,8 @@ def _save(graph: ov.Model, folder: Path, name: str, precision: str, details: Map
         del noted["runtime_options"]  # the exporter's
     for option, value in runtime_options(details).items():
         graph.set_rt_info(str(value), ["runtime_options", option])
+    if precision == "int8":
+        store_in_half(graph)
     path = folder / FOLDER / f"{name}.xml"
     path.parent.mkdir(parents=True, exist_ok=True)
     with converting():

@@ -12,6 +12,7 @@ import torch
 
 FLOATS = (ov.Type.f32, ov.Type.f16, ov.Type.bf16)
 AGAIN = "'"
+_LONG = 256  # a shorter constant weighs less than the conversion's description
 _WEIGHTED = ("MatMul", "Gather", "Convolution", "GroupConvolution")
 
 
@@ -100,6 +101,23 @@ def readers(constant: ov.Node) -> list[ov.Node]:
     for node in consumers(constant):
         found += readers(node) if node.get_type_name() == "Convert" else [node]
     return found
+
+
+def store_in_half(graph: ov.Model) -> None:
+    """Store long float constants (scales, biases) in fp16, converted back when the graph is compiled; those stay that fp16 cannot
+    say to one part in a thousand. (``save_model(compress_to_fp16=True)`` leaves quantized graphs as they are.)
+    """
+    for constant in list(constants(graph)):
+        if constant.get_element_type() != ov.Type.f32 or np.size(constant.data) < _LONG:
+            continue
+        values = np.array(constant.data)
+        half = values.astype(np.float16)
+        if np.allclose(half.astype(np.float32), values, rtol=1e-3, atol=1e-3 * float(np.abs(values).mean())):
+            targets = constant.output(0).get_target_inputs()
+            whole = ops.convert(ops.constant(half), ov.Type.f32)
+            for target in targets:
+                target.replace_source_output(whole.output(0))
+    graph.validate_nodes_and_infer_types()
 
 
 def rename_ports(graph: ov.Model, names: Mapping[str, str]) -> None:
