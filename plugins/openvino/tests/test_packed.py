@@ -152,6 +152,40 @@ def test_odd_numbers_of_integers_are_packed_too():
     assert np.array_equal(decode(constant), tensor.integers.numpy())
 
 
+@pytest.mark.parametrize("tied", [True, False])
+def test_embeddings_of_a_compressor_and_the_output_layer_that_shares_them(tied, make, tmp_path):
+    import leptonsdk as lepton
+
+    model = make.model("llama")
+    if not tied:
+        model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.flip(0))
+    first = lepton.quantize_model(Checkpoint.of(model), 4, group_size=32)
+    checkpoint = lepton.quantize_model(first, 8, targets=["Embedding"], ignore=[] if tied else ["lm_head"])
+    artifact = export(checkpoint, make, tmp_path)
+    assert artifact.details["quantization"]["kept_in_float"] == ([] if tied else ["lm_head"])
+    stored = stored_weights([artifact.folder / artifact.entry])
+    assert stored.keys() == {f"{name}.weight" for name in checkpoint.quantized}
+    for name, tensor in checkpoint.quantized.items():
+        assert np.array_equal(stored[f"{name}.weight"].integers, tensor.integers.numpy()), name
+        assert stored[f"{name}.weight"].scale.tobytes() == tensor.scale.numpy().tobytes(), name
+    batch = make.batch("llama", 2, 6, seed=7)
+    with torch.no_grad():
+        expected = checkpoint.model(**batch).logits
+    mask = batch["attention_mask"].bool()
+    found = OpenVINOBackend.load(artifact, threads=1)(**batch).logits
+    assert torch.allclose(found[mask], expected[mask], atol=1e-4)
+
+
+def test_all_tables_of_an_encoder_are_packed(make, tmp_path):
+    import leptonsdk as lepton
+
+    checkpoint = lepton.quantize_model(Checkpoint.of(make.model("bert")), 8, targets=["Embedding"])
+    assert len(checkpoint.quantized) == 3
+    artifact = export(checkpoint, make, tmp_path)
+    stored = stored_weights([artifact.folder / artifact.entry])
+    assert stored.keys() == {f"{name}.weight" for name in checkpoint.quantized}
+
+
 def test_fp32_dequantizes_a_quantized_checkpoint_on_purpose(make):
     checkpoint = quantize(make.model("llama"), SCHEMES)
     assert OpenVINOConfig().resolved_precision(checkpoint) == "packed"
