@@ -156,7 +156,9 @@ def test_an_embedding_is_quantized_by_its_rows_and_ties_hold(tmp_path: Path, tie
 
 
 def test_a_table_that_an_ignored_layer_shares_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"'model\.embed_tokens' is the weight of lm_head too, which `ignore`") as caught:
+    with pytest.raises(
+        UsageError, match=r"'model\.embed_tokens' is the weight of lm_head too, which `ignore`"
+    ) as caught:
         run(llama(), tmp_path, scheme="W8A16", targets=["Embedding"])
     assert "`ignore: []`" in str(caught.value)
     left = run(llama(), tmp_path, scheme="W8A16", targets=["Linear", "Embedding"], ignore=["Embedding"])

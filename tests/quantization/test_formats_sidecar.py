@@ -64,9 +64,7 @@ def with_table(folder: Path) -> Any:
     return lepton.quantize_model(lepton.quantize_model(folder, bit_width=4, group_size=16), **EMBEDDINGS)
 
 
-def test_a_process_without_leptonsdk_computes_the_same(
-    tmp_path: Path, llama_folder: Path, untied_folder: Path
-) -> None:
+def test_a_process_without_leptonsdk_computes_the_same(tmp_path: Path, llama_folder: Path, untied_folder: Path) -> None:
     cases = {}
     kinds = {
         "kmeans": lepton.quantize_model(llama_folder, scheme=KMEANS),

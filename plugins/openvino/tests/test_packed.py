@@ -12,6 +12,7 @@ from leptonsdk_openvino import OpenVINOBackend, OpenVINOConfig
 from leptonsdk_openvino.graph_integers import decode, stored_weights
 from leptonsdk_openvino.graph_packed import compressed_weight
 
+import leptonsdk as lepton
 from leptonsdk.checkpoint import Checkpoint
 from leptonsdk.errors import ExportError, UsageError
 from leptonsdk.quantization import CodebookTensor, QuantizedTensor, Scheme, resolve_scheme, round_to_nearest
@@ -154,8 +155,6 @@ def test_odd_numbers_of_integers_are_packed_too():
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_embeddings_of_a_compressor_and_the_output_layer_that_shares_them(tied, make, tmp_path):
-    import leptonsdk as lepton
-
     model = make.model("llama")
     if not tied:
         model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.flip(0))
@@ -174,16 +173,6 @@ def test_embeddings_of_a_compressor_and_the_output_layer_that_shares_them(tied, 
     mask = batch["attention_mask"].bool()
     found = OpenVINOBackend.load(artifact, threads=1)(**batch).logits
     assert torch.allclose(found[mask], expected[mask], atol=1e-4)
-
-
-def test_all_tables_of_an_encoder_are_packed(make, tmp_path):
-    import leptonsdk as lepton
-
-    checkpoint = lepton.quantize_model(Checkpoint.of(make.model("bert")), 8, targets=["Embedding"])
-    assert len(checkpoint.quantized) == 3
-    artifact = export(checkpoint, make, tmp_path)
-    stored = stored_weights([artifact.folder / artifact.entry])
-    assert stored.keys() == {f"{name}.weight" for name in checkpoint.quantized}
 
 
 def test_fp32_dequantizes_a_quantized_checkpoint_on_purpose(make):

@@ -85,7 +85,7 @@ def trained(request: Any, make: Any, tmp_path_factory: pytest.TempPathFactory) -
 
 
 def test_auto_takes_the_scales_in_place_of_data(trained):
-    name, checkpoint, artifact = trained
+    name, _, artifact = trained
     assert artifact.precision == "int8"
     report = artifact.details["quantization"]
     assert report["method"] == "trained"
