@@ -40,8 +40,8 @@ def integers_by_module(model: Any, quantized: Mapping[str, AnyTensorT]) -> dict[
             lacks it).
     """
     tied = tied_layers(model)
-    names = [*(name for name in linear_layers(model) if name not in tied), *embedding_tables(model)]
-    free = {name: weight_of(model.get_submodule(name)) for name in names}
+    free = {name: weight_of(layer) for name, layer in linear_layers(model).items() if name not in tied}
+    free |= {name: weight_of(model.get_submodule(name)) for name in embedding_tables(model)}
     found: dict[str, str] = {}
     for stored, tensor in quantized.items():
         if stored in free and agrees(free[stored], tensor):

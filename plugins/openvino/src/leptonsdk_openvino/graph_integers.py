@@ -98,12 +98,10 @@ def stored_ranges(paths: Iterable[Path]) -> dict[str, tuple[np.float32, np.float
     core, found = ov.Core(), {}
     for path in paths:
         for node in core.read_model(str(path)).get_ordered_ops():
-            if node.get_type_name() != "FakeQuantize" or node.input_value(0).get_node().get_type_name() == "Constant":
-                continue
-            low, high = (
-                np.float32(_constant(node.input_value(i).get_node()).get_data(dtype=np.float32)) for i in (1, 2)
-            )
-            found.update({module_of(reader): (low, high) for reader in consumers(node)})
+            if node.get_type_name() == "FakeQuantize":
+                ends = [_constant(node.input_value(port).get_node()) for port in (1, 2)]
+                low, high = (np.float32(end.get_data(dtype=np.float32)) for end in ends if end is not None)
+                found.update({module_of(reader): (low, high) for reader in consumers(node)})
     return found
 
 

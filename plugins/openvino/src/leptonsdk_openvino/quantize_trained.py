@@ -115,4 +115,4 @@ def _round_tables(graph: ov.Model, config: OpenVINOConfig) -> int:
 
 def _is_lookup(node: ov.Node) -> bool:
     """Whether a node looks rows up by indices that vary."""
-    return node.get_type_name() == "Gather" and node.input_value(1).get_node().get_type_name() != "Constant"
+    return bool(node.get_type_name() == "Gather" and node.input_value(1).get_node().get_type_name() != "Constant")
