@@ -40,7 +40,7 @@ def quantize_model(
     plugins: Plugins | None = None,
     **config: Any,
 ) -> Checkpoint:
-    """Quantize the weights of a model's linear layers.
+    """Quantize the weights of a model's linear layers, and its embeddings where they are among the targets.
 
     Without data each weight is rounded to the nearest of its integers, scales chosen for the least squared error (``rtn``).
     With calibration data the layers' outputs are what changes least (``gptq``, of the plugin leptonsdk-gptq).
@@ -51,8 +51,8 @@ def quantize_model(
         scheme: A preset (``W8A16``, ``W4A16`` …) or its fields, instead of a bit width.
         group_size: Weights in a row that share a scale; -1: the whole row. Default: the row for 8 bits, 128 for fewer.
         symmetric: Without zero points (the default).
-        targets: Layers to quantize: class names, module names, or ``re:`` patterns.
-        ignore: Layers to leave.
+        targets: Layers to quantize: class names, module names, or ``re:`` patterns. ``rtn`` takes ``Embedding`` too.
+        ignore: Layers to leave. A table that one of them shares (``lm_head``) may not be a target: ``ignore=()`` quantizes both.
         calibration: Data as `evaluate` takes it, a list of texts, or a list of the model's own inputs (mappings of tensors).
         columns: Role to column of that data.
         max_length: Longest calibration input in tokens; language models read windows of that many (default 1,024).

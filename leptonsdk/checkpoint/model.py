@@ -125,9 +125,9 @@ class Checkpoint:
             dtype: Of the weights that are not quantized; default: what they had at their source where that loses
                 nothing (fp16 weights that were widened and left as they were), else the model's own.
             format: Of the weights that are quantized: ``compressed-tensors``, or ``gptq``, which more runtimes read, but
-                transformers only with gptqmodel installed, and whose scales are rounded to fp16. Weights with codebooks and those
-                of ``Conv1D`` (GPT-2), for which these have no place, are written as floats, so that the folder is no smaller, and
-                what they were made from in a file beside them.
+                transformers only with gptqmodel installed, and whose scales are rounded to fp16. Weights with codebooks, of
+                embeddings and of ``Conv1D`` (GPT-2), for which these have no place, are written as floats, so that the folder is
+                no smaller, and what they were made from in a file beside them.
         """
         if format not in WRITERS:
             raise UsageError(f"unknown format '{format}'", hint=did_you_mean(format, WRITERS))

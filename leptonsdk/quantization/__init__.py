@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING
 
 from leptonsdk.lazy import names_on_demand
 from leptonsdk.quantization.compressor import LayerQuantizer, QuantizerConfig, RoundToNearest, RoundToNearestConfig
-from leptonsdk.quantization.layers import LinearLayer, class_names, layers_to_quantize, tied_layers, weight_of
+from leptonsdk.quantization.layers import (
+    LinearLayer,
+    class_names,
+    layers_to_quantize,
+    table_of,
+    tied_layers,
+    weight_of,
+)
 from leptonsdk.quantization.library_layers import refuse_library_layers
 from leptonsdk.quantization.scheme import PRESETS, Scheme, check_fits, fitting_group_sizes, matches
 from leptonsdk.quantization.scheme_codebooks import CODEBOOK_PRESETS, CodebookScheme, resolve_scheme
@@ -56,6 +63,7 @@ __all__ = [
     "save_sidecar",
     "search_scales",
     "search_scales_by",
+    "table_of",
     "tied_layers",
     "weight_of",
 ]

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from leptonsdk.checkpoint import Checkpoint
+    from leptonsdk.quantization.layers import LinearLayer
     from leptonsdk.quantization.tensor_codebook import AnyTensor
 
 
@@ -48,10 +49,13 @@ class LayerChoice(PluginConfig):
     )
     symmetric: bool | None = Field(None, description="No zero points; default true")
     targets: tuple[str, ...] = Field(
-        ("Linear", "Conv1D"), description="Layers to quantize: a class, a module's name or the end of it, or re:REGEX"
+        ("Linear", "Conv1D"),
+        description="Layers to quantize: a class, a module's name or the end of it, or re:REGEX. rtn takes Embedding too",
     )
     ignore: tuple[str, ...] = Field(
-        ("lm_head",), description="Layers to leave in float; those tied to an embedding always are"
+        ("lm_head",),
+        description="Layers to leave in float. One that is tied to an embedding goes with the embedding: in float unless "
+        "that is a target, which it may only be where no layer that shares it is ignored",
     )
 
     @model_validator(mode="after")
@@ -118,22 +122,27 @@ class LayerQuantizer(PostTrainingCompressor[ChoiceT]):
         return self.config.resolve()
 
     def checks_model(self) -> bool:
-        return self.config.resolve().group_size is not None
+        default = LayerChoice.model_fields["targets"].default  # of which a plan knows that the model has some
+        return self.config.resolve().group_size is not None or self.config.targets != default
 
     def check(self, model: nn.Module, done: Collection[str]) -> Collection[str]:
+        return [layer.name for layer in self.layers(model, done)]
+
+    def layers(self, model: nn.Module, done: Collection[str]) -> list[LinearLayer]:
+        """The layers that are meant (see `layers_to_quantize`)."""
         from leptonsdk.quantization.layers import layers_to_quantize
 
-        config = self.config
-        return [
-            layer.name for layer in layers_to_quantize(model, config.resolve(), config.targets, config.ignore, done)
-        ]
+        config, embeddings = self.config, "embedding" in self.capabilities.quantizes
+        scheme = config.resolve()
+        return layers_to_quantize(model, scheme, config.targets, config.ignore, done, embeddings=embeddings)
 
 
 class RoundToNearest(LayerQuantizer[RoundToNearestConfig]):
     """Rounds each weight to the nearest of its integers; scales, or codebooks, are chosen for the least squared error.
 
     Layers that an earlier step quantized stay as they are, so that two steps make a mixed scheme: first the special
-    layers by name, then the rest.
+    layers by name, then the rest. An embedding table is a target like any other layer, by its rows: ``targets: [Linear,
+    Embedding]``; one that an output layer shares is quantized once, and stays shared.
     """
 
     name: ClassVar[str] = "rtn"
@@ -143,7 +152,7 @@ class RoundToNearest(LayerQuantizer[RoundToNearestConfig]):
         calibration="never",
         preserves_zeros=True,
         preserves_shapes=True,
-        quantizes=frozenset({"linear"}),
+        quantizes=frozenset({"linear", "embedding"}),
         schemes=(*PRESETS, *CODEBOOK_PRESETS),
         deterministic=True,
         devices=("cpu", "cuda"),
@@ -161,16 +170,13 @@ class RoundToNearest(LayerQuantizer[RoundToNearestConfig]):
         import torch
 
         from leptonsdk.quantization.codebooks import fit_codebook
-        from leptonsdk.quantization.layers import layers_to_quantize
         from leptonsdk.quantization.rtn import round_to_nearest
 
         config, scheme = self.config, self.config.resolve()
         before: Mapping[str, Any] = checkpoint.quantized
-        layers_to_quantize(
-            checkpoint.model, scheme, config.targets, config.ignore, before
-        )  # errors come before the copy
+        self.layers(checkpoint.model, before)  # errors come before the copy
         model = copy.deepcopy(checkpoint.model)
-        layers = layers_to_quantize(model, scheme, config.targets, config.ignore, before)
+        layers = self.layers(model, before)
         quantized = dict(before)
         with torch.no_grad():
             for done, layer in enumerate(layers):

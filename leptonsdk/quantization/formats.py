@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from leptonsdk.errors import CheckpointError, UsageError
 from leptonsdk.quantization.activations import SECTION
 from leptonsdk.quantization.formats_names import agrees
-from leptonsdk.quantization.layers import is_conv1d, linear_layers, tied_layers, weight_of
+from leptonsdk.quantization.layers import is_packable, linear_layers, table_of, tied_layers, weight_of
 from leptonsdk.quantization.scheme import Scheme, match_pattern
 from leptonsdk.quantization.tensor import QuantizedTensor
 from leptonsdk.quantization.tensor_codebook import AnyTensor
@@ -86,7 +86,7 @@ def quantization_config(model: nn.Module, quantized: Mapping[str, QuantizedTenso
             }
             for i, ((scheme, with_input), names) in enumerate(groups.items())
         },
-        "ignore": [n for n, layer in linear_layers(model).items() if n not in quantized and not is_conv1d(layer)],
+        "ignore": [n for n, layer in linear_layers(model).items() if n not in quantized and is_packable(layer)],
         "kv_cache_scheme": None,
         "global_compression_ratio": None,
         "version": compressed_tensors.__version__,
@@ -123,7 +123,7 @@ def save_compressed(
         in another, transformers casts the scales before it multiplies.)
 
     Raises:
-        CheckpointError: A layer is missing, tied, no nn.Linear (for Conv1D see `save_sidecar`), or its weight is no longer
+        CheckpointError: A layer is missing, tied, no nn.Linear (for others see `save_sidecar`), or its weight is no longer
             what the integers say; a float does not fit into ``save_dtype``; the bits cannot be stored; several schemes
             are there, and transformers could not load them.
     """
@@ -169,6 +169,9 @@ def write_folder(
     state = _cast_state(model, packed, dtype_of)
     for name, tensors in packed.items():
         state.update({f"{name}.{key}": value for key, value in tensors.items()})
+    for name, table in table_of(model).items():  # so that ties are seen when saving
+        if table in packed:
+            state[f"{name}.weight"] = state[f"{table}.weight"]
     folder, own = Path(folder), model.config.dtype
     try:
         model.save_pretrained(folder, state_dict=state, max_shard_size=max_shard_size)
@@ -202,15 +205,20 @@ def check_layers(model: Any, quantized: Mapping[str, AnyTensor]) -> None:
         raise CheckpointError("no layer is quantized", hint="save it with save_pretrained")
     if getattr(model, "hf_quantizer", None) is not None:
         raise CheckpointError("the model holds transformers' own quantized layers", hint="load it with load_compressed")
-    linear, tied = linear_layers(model), tied_layers(model)
+    linear, tied, tables = linear_layers(model), tied_layers(model), table_of(model)
+    modules = dict(model.named_modules())
     for name in quantized:
-        if name not in linear:
-            module = dict(model.named_modules()).get(name)
+        if name not in linear and name not in tables:
+            module = modules.get(name)
             what = "there is no such module" if module is None else f"a {type(module).__name__} cannot be stored"
-            raise CheckpointError(f"{what}: quantized formats store linear layers", where=f"layer '{name}'")
-        if name in tied:
-            raise CheckpointError("its weight is an embedding too, which stays in float", where=f"layer '{name}'")
-    stale = [name for name, tensor in quantized.items() if not agrees(weight_of(linear[name]), tensor)]
+            raise CheckpointError(
+                f"{what}: quantized formats store linear layers and embeddings", where=f"layer '{name}'"
+            )
+        if name in tied or tables.get(name, name) != name:
+            raise CheckpointError(
+                "its weight is an embedding too, under whose name its integers stand", where=f"layer '{name}'"
+            )
+    stale = [name for name, tensor in quantized.items() if not agrees(weight_of(modules[name]), tensor)]
     if stale:
         raise CheckpointError(
             f"the weights are not what their integers say: {', '.join(stale)}",
@@ -219,11 +227,12 @@ def check_layers(model: Any, quantized: Mapping[str, AnyTensor]) -> None:
 
 
 def check_packable(model: Any, quantized: Iterable[str]) -> None:
-    """Check that no layer is a ``Conv1D``, for which the packed formats have no place."""
+    """Check that all layers are of the kind that the packed formats have a place for."""
     modules = dict(model.named_modules())
-    if conv := [name for name in quantized if is_conv1d(modules[name])]:
+    if others := [name for name in quantized if not is_packable(modules[name])]:
+        kinds = " and ".join(sorted({type(modules[name]).__name__ for name in others}))
         raise CheckpointError(
-            f"packed formats have no place for Conv1D: {', '.join(conv)}",
+            f"packed formats have no place for {kinds}: {', '.join(others)}",
             hint="save as compressed-tensors: floats, with the integers in a file beside them",
         )
 
@@ -232,8 +241,9 @@ def _cast_state(model: Any, quantized: Container[str], dtype_of: Mapping[str, to
     """The state without quantized weights, cast; tensors that were one stay one, so that ties are seen when saving."""
     state: dict[str, Tensor] = {}
     cast: dict[tuple[Any, ...], Tensor] = {}
+    tables = table_of(model)
     for name, tensor in model.state_dict().items():
-        if name.endswith(".weight") and name.removesuffix(".weight") in quantized:
+        if name.endswith(".weight") and tables.get(layer := name.removesuffix(".weight"), layer) in quantized:
             continue
         dtype = dtype_of[name]
         if dtype is None or not tensor.is_floating_point() or tensor.dtype == dtype:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from leptonsdk.errors import CheckpointError
-from leptonsdk.quantization.layers import linear_layers, tied_layers, weight_of
+from leptonsdk.quantization.layers import embedding_tables, linear_layers, tied_layers, weight_of
 from leptonsdk.quantization.tensor_codebook import AnyTensor, AnyTensorT
 
 
@@ -36,10 +36,12 @@ def integers_by_module(model: Any, quantized: Mapping[str, AnyTensorT]) -> dict[
         quantized: The tensors of `load_compressed`, by their names on disk.
 
     Raises:
-        CheckpointError: A tensor is no linear layer's weight (the model merges it with others, or lacks it).
+        CheckpointError: A tensor is no linear layer's weight and no embedding's (the model merges it with others, or
+            lacks it).
     """
     tied = tied_layers(model)
     free = {name: weight_of(layer) for name, layer in linear_layers(model).items() if name not in tied}
+    free |= {name: weight_of(model.get_submodule(name)) for name in embedding_tables(model)}
     found: dict[str, str] = {}
     for stored, tensor in quantized.items():
         if stored in free and agrees(free[stored], tensor):
@@ -57,7 +59,7 @@ def integers_by_module(model: Any, quantized: Mapping[str, AnyTensorT]) -> dict[
             del free[name]
     if lost:
         raise CheckpointError(
-            f"{type(model).__name__} has no linear layer with these quantized weights: {', '.join(lost)}",
+            f"{type(model).__name__} has no linear layer or embedding with these quantized weights: {', '.join(lost)}",
             hint="transformers merges or renames them; keep such layers in float",
         )
     return {found[stored]: tensor for stored, tensor in quantized.items()}

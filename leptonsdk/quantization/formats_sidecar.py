@@ -1,6 +1,7 @@
 """Weights that no common format stores, on disk: plain floats, and beside them what they were made from.
 
-Codebooks have no format at all, and the packed formats have no place for ``Conv1D`` (GPT-2). The folder is a plain model: its
+Codebooks have no format at all, the packed formats have no place for ``Conv1D`` (GPT-2), and transformers loads a packed
+embedding only where every layer has its scheme, which is rare. The folder is a plain model: its
 safetensors hold the dequantized weights, and any loader reads them. Another file, ``leptonsdk_quantized.safetensors``, holds
 for each such layer ``indices`` (int32, packed along the rows as compressed-tensors packs integers), ``codebook`` and, for
 NF4, ``scale``; or the tensors of ``pack-quantized``. Its header says under ``leptonsdk`` (JSON) which scheme and shape each
@@ -34,7 +35,7 @@ from leptonsdk.quantization.formats import (
     write_folder,
 )
 from leptonsdk.quantization.formats_names import integers_by_module
-from leptonsdk.quantization.layers import is_conv1d
+from leptonsdk.quantization.layers import is_conv1d, is_packable
 from leptonsdk.quantization.scheme import Scheme
 from leptonsdk.quantization.scheme_codebooks import SIDECAR, CodebookScheme
 from leptonsdk.quantization.tensor import QuantizedTensor
@@ -66,10 +67,9 @@ def save_sidecar(
     layers: dict[str, Any] = {}
     uniform: dict[str, QuantizedTensor] = {}
     for name, tensor in quantized.items():
-        conv1d = is_conv1d(modules[name])
         if isinstance(tensor, QuantizedTensor):
             stored[name] = tensor = tensor.cast(dtype_of[name] or tensor.scale.dtype)
-            if not conv1d:
+            if is_packable(modules[name]):
                 uniform[name] = tensor
                 continue
             beside = pack(tensor)
@@ -80,7 +80,7 @@ def save_sidecar(
         if not bool(torch.isfinite(weight).all()):
             dtype = dtype_name(weight.dtype)
             raise CheckpointError(f"it has values too large for {dtype}", where=f"layer '{name}'", hint="use bfloat16")
-        packed[name] = {"weight": weight.t().contiguous() if conv1d else weight}
+        packed[name] = {"weight": weight.t().contiguous() if is_conv1d(modules[name]) else weight}
         sidecar |= {f"{name}.{key}": value for key, value in beside.items()}
         layers[name] = {"scheme": tensor.scheme.model_dump(mode="json"), "shape": list(tensor.shape)}
         if isinstance(tensor, QuantizedTensor) and tensor.input_scale is not None:
@@ -97,9 +97,9 @@ def save_sidecar(
 
 
 def needs_sidecar(model: Any, quantized: Mapping[str, AnyTensor]) -> bool:
-    """Whether some of the layers cannot be packed: they have codebooks, or are ``Conv1D``."""
+    """Whether some of the layers cannot be packed: they have codebooks, are embeddings or ``Conv1D``."""
     modules = dict(model.named_modules())
-    return any(isinstance(t, CodebookTensor) or is_conv1d(modules[name]) for name, t in quantized.items())
+    return any(isinstance(t, CodebookTensor) or not is_packable(modules[name]) for name, t in quantized.items())
 
 
 def load_sidecar(folder: str | Path, model: Any) -> dict[str, AnyTensor]:

@@ -14,12 +14,13 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 # Classes that hold a linear map, but of a kind that no format stores quantized.
-_UNSTORABLE = frozenset({"Conv2d", "Conv3d", "Embedding"})
+_UNSTORABLE = frozenset({"Conv2d", "Conv3d"})
+_EMBEDDING = "Embedding"
 
 
 @dataclass(frozen=True)
 class LinearLayer:
-    """A linear layer by its full name."""
+    """A linear layer by its full name, or an embedding table, whose rows take the place of outputs."""
 
     name: str
     module: nn.Module
@@ -34,7 +35,10 @@ class LinearLayer:
 
 
 def weight_of(module: nn.Module) -> Tensor:
-    """A linear layer's weight as ``[out, in]``, a view: transformers' ``Conv1D`` (GPT-2) holds it the other way round."""
+    """A weight as ``[out, in]``, a view: transformers' ``Conv1D`` (GPT-2) holds it the other way round.
+
+    Of an embedding it is the table, ``[tokens, size]``.
+    """
     weight: Tensor = module.weight  # type: ignore[assignment]
     return weight.t() if is_conv1d(module) else weight
 
@@ -44,6 +48,13 @@ def is_conv1d(module: nn.Module) -> bool:
     from transformers.pytorch_utils import Conv1D
 
     return isinstance(module, Conv1D)
+
+
+def is_packable(module: nn.Module) -> bool:
+    """Whether the packed formats have a place for a layer that transformers loads in whatever company: ``nn.Linear``."""
+    from torch import nn
+
+    return isinstance(module, nn.Linear)
 
 
 def class_names(module: nn.Module) -> frozenset[str]:
@@ -62,19 +73,54 @@ def linear_layers(model: nn.Module) -> dict[str, nn.Module]:
 
 def tied_layers(model: nn.Module) -> frozenset[str]:
     """Names of linear layers whose weight is some other module's as well (an output embedding, mostly)."""
-    owners: dict[int, set[str]] = {}
-    for name, module in model.named_modules():
-        for parameter in module.parameters(recurse=False):
-            owners.setdefault(id(parameter), set()).add(name)
+    owners = _owners(model)
     return frozenset(n for n, m in linear_layers(model).items() if len(owners[id(m.weight)]) > 1)
 
 
-def layers_to_quantize(
-    model: nn.Module, scheme: Pieces, targets: Iterable[str], ignore: Iterable[str] = (), done: Iterable[str] = ()
-) -> list[LinearLayer]:
-    """The linear layers that the patterns mean, checked to fit the scheme.
+def _owners(model: nn.Module) -> dict[int, list[str]]:
+    """The modules that hold a parameter, by its id."""
+    owners: dict[int, list[str]] = {}
+    for name, module in model.named_modules():
+        for parameter in module.parameters(recurse=False):
+            owners.setdefault(id(parameter), []).append(name)
+    return owners
 
-    Tied layers are left out whatever their name: their weight is an embedding too, which stays in float.
+
+def embedding_tables(model: nn.Module) -> dict[str, tuple[str, ...]]:
+    """The embedding tables of a model, and the modules that hold each.
+
+    Returns:
+        By the name of the embedding that holds it, the first one of several (T5's), the names of all that do, a tied
+        output layer's too.
+    """
+    from torch import nn
+
+    owners = _owners(model)
+    tables: dict[int, str] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Embedding):
+            tables.setdefault(id(module.weight), name)
+    return {name: tuple(owners[weight]) for weight, name in tables.items()}
+
+
+def table_of(model: nn.Module) -> dict[str, str]:
+    """For every module that holds an embedding table, the name under which its integers stand (see `embedding_tables`)."""
+    return {owner: name for name, owners in embedding_tables(model).items() for owner in owners}
+
+
+def layers_to_quantize(
+    model: nn.Module,
+    scheme: Pieces,
+    targets: Iterable[str],
+    ignore: Iterable[str] = (),
+    done: Iterable[str] = (),
+    *,
+    embeddings: bool = False,
+) -> list[LinearLayer]:
+    """The layers that the patterns mean, checked to fit the scheme.
+
+    A tied layer is left out whatever its name: its weight is an embedding's. That is quantized where the embedding is meant,
+    once for all that hold it, and stands under `embedding_tables`' name for it.
 
     Args:
         model: Any model.
@@ -82,34 +128,53 @@ def layers_to_quantize(
         targets: Patterns (class, name or end of it, ``re:REGEX``).
         ignore: Patterns of layers to leave out.
         done: Names of layers that are quantized already, and are left out.
+        embeddings: Whether embedding tables may be meant too.
 
     Raises:
-        UsageError: Nothing is meant; a layer is meant that cannot be stored (``Conv2d``); groups do not fit; or
-            transformers quantized the model already.
+        UsageError: Nothing is meant; a layer is meant that cannot be quantized (``Conv2d``); a table is meant that an ignored
+            layer shares; groups do not fit; or transformers quantized the model already.
     """
     refuse_library_layers(model)
     targets, ignore, done = tuple(targets), tuple(ignore), frozenset(done)
-    linear, tied = linear_layers(model), tied_layers(model)
-    meant, unstorable = [], []
-    for name, module in model.named_modules():
+    linear, tied, tables = linear_layers(model), tied_layers(model), table_of(model)
+    modules = dict(model.named_modules())
+    meant: dict[str, None] = {}
+    unstorable = []
+    for name, module in modules.items():
         classes = class_names(module)
         if name and matches(name, classes, targets, ignore):
             if name in linear:
-                meant.append(name)
-            elif classes & _UNSTORABLE:
+                meant[name] = None
+            elif _EMBEDDING in classes and embeddings:
+                meant[tables[name]] = None
+            elif classes & {*_UNSTORABLE, _EMBEDDING}:
                 unstorable.append(f"{name} ({type(module).__name__})")
     if unstorable:
         raise UsageError(
-            f"these layers cannot be stored quantized, only nn.Linear and Conv1D can: {', '.join(unstorable)}",
+            f"these layers cannot be stored quantized, only nn.Linear, Conv1D and, by `rtn`, embeddings can: "
+            f"{', '.join(unstorable)}",
             hint="narrow `targets`, or add them to `ignore`",
         )
-    chosen = [LinearLayer(n, linear[n]) for n in meant if n not in tied and n not in done]
+    _check_ties(model, [name for name in meant if name in tables], ignore)
+    chosen = [LinearLayer(n, modules[n]) for n in meant if n not in tied and n not in done]
     if not chosen:
         raise UsageError(
             _nothing(model, targets, ignore, [n for n in meant if n in tied], [n for n in meant if n in done])
         )
     check_fits(scheme, {layer.name: layer.in_features for layer in chosen})
     return chosen
+
+
+def _check_ties(model: nn.Module, meant: Iterable[str], ignore: tuple[str, ...]) -> None:
+    """That no layer which is to stay in float holds a table that is to be quantized."""
+    holders, modules = embedding_tables(model), dict(model.named_modules())
+    for table in meant:
+        kept = [name for name in holders.get(table, ()) if matches(name, class_names(modules[name]), ignore)]
+        if kept:
+            raise UsageError(
+                f"the table '{table}' is the weight of {', '.join(kept)} too, which `ignore` leaves in float",
+                hint="`ignore: []` quantizes the one weight for both; or add the embedding to `ignore`",
+            )
 
 
 def _nothing(

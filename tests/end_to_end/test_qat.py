@@ -51,16 +51,22 @@ def trained(bert_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     return ids, quantized, trainer.checkpoint(), out
 
 
-@pytest.mark.parametrize("reloaded", [False, True])
-def test_the_artifact_computes_what_was_trained(trained: Any, reloaded: bool) -> None:
+@pytest.mark.parametrize(
+    "backend, reloaded, options",
+    [
+        ("onnxruntime", False, {"precision": "int8-static", "embeddings": "float"}),
+        ("onnxruntime", True, {"precision": "int8-static", "embeddings": "float"}),
+        ("openvino", True, {"precision": "int8", "ignore": ("*embeddings",)}),
+    ],
+)
+def test_the_artifact_computes_what_was_trained(trained: Any, backend: str, reloaded: bool, options: Any) -> None:
     ids, quantized, checkpoint, out = trained
     if reloaded:
         checkpoint = lepton.load_model(lepton.save_model(checkpoint, out / "saved"))
-    artifact = lepton.export(
-        checkpoint, "onnxruntime", out / f"exported-{reloaded}", precision="int8-static", embeddings="float"
-    )
-    assert artifact.details["quantization"]["calibration"] == {"method": "trained"}
-    runner = installed_plugins().get("backend", "onnxruntime").load(artifact)
+    artifact = lepton.export(checkpoint, backend, out / f"{backend}-{reloaded}", **options)
+    report = artifact.details["quantization"]
+    assert report.get("calibration", report)["method"] == "trained"
+    runner = installed_plugins().get("backend", backend).load(artifact)
     logits = runner(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
     with torch.no_grad():
         floats = checkpoint.model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits

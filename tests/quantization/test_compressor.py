@@ -17,6 +17,8 @@ from leptonsdk.quantization import (
     RoundToNearest,
     RoundToNearestConfig,
     Scheme,
+    layers_to_quantize,
+    round_to_nearest,
     save_compressed,
 )
 
@@ -128,11 +130,60 @@ def test_conv1d_layers_are_quantized_along_their_inputs(tmp_path: Path) -> None:
 
 
 def test_layers_of_other_kinds_are_named_as_what_cannot_be_stored(tmp_path: Path) -> None:
-    source = StandIn(
-        transformers.GPT2LMHeadModel(transformers.GPT2Config(vocab_size=97, n_embd=32, n_layer=1, n_head=2))
-    )
-    with pytest.raises(UsageError, match=r"cannot be stored.*transformer\.wte \(Embedding\)"):
-        run(source, tmp_path, scheme="W8A16", targets=["Embedding"])
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = transformers.ViTConfig(image_size=8, patch_size=4, **sizes)
+    source = StandIn(transformers.ViTForImageClassification(config))
+    with pytest.raises(UsageError, match=r"cannot be stored.*projection \(Conv2d\)"):
+        run(source, tmp_path, scheme="W8A16", targets=["Conv2d"])
+    with pytest.raises(UsageError, match=r"by `rtn`, embeddings.*model\.embed_tokens \(Embedding\)"):
+        layers_to_quantize(llama().model, Scheme(num_bits=8), ["Embedding"])
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("scheme", [{"bit_width": 8}, {"bit_width": 4, "group_size": 16}])
+def test_an_embedding_is_quantized_by_its_rows_and_ties_hold(tmp_path: Path, tied: bool, scheme: dict) -> None:
+    source = llama(tie_word_embeddings=tied)
+    result = run(source, tmp_path, targets=["Linear", "Embedding"], ignore=[] if tied else ["lm_head"], **scheme)
+    assert len(result.quantized) == 8  # a table that is shared stands there once
+    table, weight = result.quantized["model.embed_tokens"], result.model.model.embed_tokens.weight
+    alone = round_to_nearest(source.model.model.embed_tokens.weight, Scheme.resolve(**scheme))
+    assert torch.equal(table.integers, alone.integers)
+    assert torch.equal(table.scale, alone.scale)
+    assert torch.equal(weight, table.dequantize())
+    assert (result.model.lm_head.weight is weight) == tied
+    if not tied:
+        assert torch.equal(result.model.lm_head.weight, source.model.lm_head.weight)
+
+
+def test_a_table_that_an_ignored_layer_shares_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        UsageError, match=r"'model\.embed_tokens' is the weight of lm_head too, which `ignore`"
+    ) as caught:
+        run(llama(), tmp_path, scheme="W8A16", targets=["Embedding"])
+    assert "`ignore: []`" in str(caught.value)
+    left = run(llama(), tmp_path, scheme="W8A16", targets=["Linear", "Embedding"], ignore=["Embedding"])
+    assert len(left.quantized) == 7
+
+
+def test_a_plan_says_it_too() -> None:
+    with torch.device("meta"):
+        skeleton = llama().model
+    step = RoundToNearest(RoundToNearestConfig(scheme="W8A16", targets=("Embedding",)))
+    assert step.checks_model()
+    with pytest.raises(UsageError, match="lm_head too"):
+        step.check(skeleton, ())
+    assert not RoundToNearest(RoundToNearestConfig(scheme="W8A16")).checks_model()
+
+
+def test_one_table_of_several_embeddings_has_one_name(tmp_path: Path) -> None:
+    sizes = {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 1, "num_heads": 2}
+    source = StandIn(transformers.T5ForConditionalGeneration(transformers.T5Config(vocab_size=97, **sizes)).eval())
+    targets = ["decoder.embed_tokens"]
+    result = run(source, tmp_path, bit_width=8, targets=targets, ignore=[])
+    assert list(result.quantized) == ["shared"]
+    assert result.model.lm_head.weight is result.model.encoder.embed_tokens.weight
+    with pytest.raises(UsageError, match="quantized already: shared"):
+        run(result, tmp_path, bit_width=8, targets=["encoder.embed_tokens"], ignore=[])
 
 
 def test_groups_that_do_not_fit_are_refused_before_any_work(tmp_path: Path) -> None:

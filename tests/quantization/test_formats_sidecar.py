@@ -20,6 +20,7 @@ from leptonsdk.quantization import CodebookTensor, QuantizedTensor
 from leptonsdk.quantization.scheme_codebooks import SIDECAR
 
 IDS = torch.arange(4, 20)[None]
+EMBEDDINGS = {"bit_width": 8, "targets": ["Embedding"], "ignore": []}
 KMEANS, NF4 = "KMEANS3", {"codebook": "nf4", "strategy": "group", "group_size": 16}
 
 RELOAD = """
@@ -44,17 +45,37 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+@pytest.fixture(scope="module")
+def untied_folder(tmp_path_factory: pytest.TempPathFactory, llama_folder: Path) -> Path:
+    model = lepton.load_model(llama_folder).model
+    model.config.tie_word_embeddings = False
+    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.flip(0))
+    folder = tmp_path_factory.mktemp("untied")
+    model.save_pretrained(folder)
+    return folder
+
+
 def mixed(folder: Path) -> Any:
     first = lepton.quantize_model(folder, scheme=KMEANS, targets=["down_proj", "up_proj"])
     return lepton.quantize_model(first, bit_width=4, group_size=16)
 
 
-def test_a_process_without_leptonsdk_computes_the_same(tmp_path: Path, llama_folder: Path) -> None:
+def with_table(folder: Path) -> Any:
+    return lepton.quantize_model(lepton.quantize_model(folder, bit_width=4, group_size=16), **EMBEDDINGS)
+
+
+def test_a_process_without_leptonsdk_computes_the_same(tmp_path: Path, llama_folder: Path, untied_folder: Path) -> None:
     cases = {}
+    kinds = {
+        "kmeans": lepton.quantize_model(llama_folder, scheme=KMEANS),
+        "nf4": lepton.quantize_model(llama_folder, scheme=NF4),
+        "mixed": mixed(llama_folder),
+        "table": with_table(llama_folder),
+        "untied": with_table(untied_folder),
+    }
     for name, dtype in (("full", None), ("half", torch.float16), ("brain", torch.bfloat16)):
-        for kind, scheme in (("kmeans", KMEANS), ("nf4", NF4), ("mixed", None)):
+        for kind, smaller in kinds.items():
             folder = tmp_path / f"{kind}-{name}"
-            smaller = mixed(llama_folder) if scheme is None else lepton.quantize_model(llama_folder, scheme=scheme)
             lepton.save_model(smaller, folder, dtype=dtype)
             again = lepton.load_model(folder, dtype=dtype)
             assert again.quantized.keys() == smaller.quantized.keys()
@@ -63,6 +84,9 @@ def test_a_process_without_leptonsdk_computes_the_same(tmp_path: Path, llama_fol
                 assert found.scheme == tensor.scheme
                 assert torch.equal(found.dequantize(), wanted.dequantize())
                 assert torch.equal(again.model.get_submodule(layer).weight, wanted.dequantize())
+                assert type(found) is type(tensor)
+                if isinstance(tensor, QuantizedTensor):
+                    assert torch.equal(found.integers, tensor.integers)
                 if isinstance(tensor, CodebookTensor):
                     assert torch.equal(found.indices, tensor.indices)
                     assert torch.equal(found.codebook, wanted.codebook)
@@ -129,7 +153,7 @@ def test_codebooks_that_disagree_with_the_weights_are_refused(tmp_path: Path, ll
     state[f"{name}.weight"][0, 0] += 0.1
     save_file(state, tmp_path / "model.safetensors", {"format": "pt"})
     with pytest.raises(
-        CheckpointError, match=f"no linear layer with these quantized weights: {name}.*delete this file"
+        CheckpointError, match=f"no linear layer or embedding with these quantized weights: {name}.*delete this file"
     ):
         lepton.load_model(tmp_path)
     with torch.no_grad():
@@ -137,6 +161,22 @@ def test_codebooks_that_disagree_with_the_weights_are_refused(tmp_path: Path, ll
         changed.get_submodule(name).weight[0, 0] += 0.1
     with pytest.raises(CheckpointError, match=f"not what their integers say: {name}"):
         lepton.save_model(smaller.replace(model=changed), tmp_path / "other")
+
+
+def test_tied_tables_are_written_once_and_stay_tied(tmp_path: Path, llama_folder: Path) -> None:
+    smaller = with_table(llama_folder)
+    lepton.save_model(smaller, tmp_path / "a")
+    state = load_file(tmp_path / "a/model.safetensors")
+    assert "lm_head.weight" not in state
+    assert profile_safetensors(tmp_path / "a").parameters == sum(p.numel() for p in smaller.model.parameters())
+    again = lepton.load_model(tmp_path / "a")
+    assert again.model.lm_head.weight is again.model.model.embed_tokens.weight
+    base = lepton.load_model(tmp_path / "a", task="feature-extraction")  # whose names have no "model." before them
+    assert torch.equal(base.quantized["embed_tokens"].integers, smaller.quantized["model.embed_tokens"].integers)
+    section = json.loads((tmp_path / "a/config.json").read_text())["quantization_config"]
+    assert section["ignore"] == ["lm_head"]
+    with pytest.raises(CheckpointError, match=r"no place for Embedding: model\.embed_tokens"):
+        lepton.save_model(smaller, tmp_path / "b", format="gptq")
 
 
 @pytest.mark.parametrize(

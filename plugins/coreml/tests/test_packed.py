@@ -72,6 +72,22 @@ def test_what_stands_in_the_package_is_the_checkpoints(exports, model, scheme):
             np.testing.assert_array_equal(weight.zero_point.astype(np.int8), zero_point.numpy())
 
 
+@pytest.mark.parametrize("tied", [True, False])
+def test_embeddings_stand_in_the_package_as_their_integers(exports, model, tied):
+    source = model("llama")
+    if not tied:
+        source.lm_head.weight = torch.nn.Parameter(source.lm_head.weight.flip(0))
+    first = lepton.quantize_model(Checkpoint.of(source), 4, group_size=16)
+    checkpoint = lepton.quantize_model(first, 8, targets=["Embedding"], ignore=[] if tied else ["lm_head"])
+    artifact = exports(checkpoint, "auto")
+    assert artifact.details["parity"]["max_abs_diff"] < 1e-4
+    found = packed_weights(artifact)
+    assert found.keys() == checkpoint.quantized.keys()
+    for name, tensor in checkpoint.quantized.items():
+        np.testing.assert_array_equal(found[name].integers.astype(np.int8), tensor.integers.numpy())
+        np.testing.assert_array_equal(found[name].scale, tensor.scale.numpy())
+
+
 def test_bits_are_the_integers_own(exports, model):
     stored = {}
     for bits in (8, 4, 3):

@@ -247,3 +247,21 @@ def test_what_cannot_be_done_is_said_first(tiny: Any, tmp_path: Path) -> None:
         GPTQ(GPTQConfig(bit_width=4, group_size=24)).compress(
             tiny.build("llama"), tiny.context(tmp_path, tiny.inputs("llama"))
         )
+
+
+def test_embeddings_are_left_to_a_step_of_rtn_after_it(tiny: Any, tmp_path: Path) -> None:
+    source, rows = tiny.build("llama"), tiny.inputs("llama")
+    with pytest.raises(UsageError, match=r"by `rtn`, embeddings.*model\.embed_tokens \(Embedding\)"):
+        GPTQ(GPTQConfig(bit_width=4, group_size=16, targets=("Embedding",))).compress(
+            source, tiny.context(tmp_path, rows)
+        )
+    first = GPTQ(GPTQConfig(bit_width=4, group_size=16)).compress(source, tiny.context(tmp_path, rows))
+    config = RoundToNearestConfig(bit_width=8, targets=("Embedding",), ignore=())
+    both = RoundToNearest(config).compress(first, tiny.context(tmp_path, None))
+    assert both.quantized.keys() - first.quantized.keys() == {"model.embed_tokens"}
+    assert all(both.quantized[name] is tensor for name, tensor in first.quantized.items())
+    again = load_checkpoint(both.save(tmp_path / "saved"))
+    for name, tensor in both.quantized.items():
+        assert torch.equal(again.quantized[name].integers, tensor.integers)
+        assert torch.equal(again.quantized[name].scale, tensor.scale)
+    assert torch.equal(outputs(tiny, again, "llama"), outputs(tiny, both, "llama"))

@@ -17,7 +17,7 @@ from leptonsdk_onnxruntime.quantize_packed import unpacked
 import leptonsdk as lepton
 from leptonsdk.checkpoint import Checkpoint
 from leptonsdk.errors import UsageError
-from leptonsdk.quantization import QuantizedTensor, Scheme, round_to_nearest
+from leptonsdk.quantization import QuantizedTensor
 
 SCHEMES: dict[str, dict[str, Any]] = {
     "8 by channel": {"bit_width": 8},
@@ -95,27 +95,38 @@ def test_negative_scales_keep_their_sign(tmp_path: Path, tiny: Any) -> None:
     assert_same_integers(export(small, tiny, "bert", tmp_path / "out"), small.quantized)
 
 
-@pytest.mark.parametrize("bits", [4, 8])
-@pytest.mark.parametrize("symmetric", [True, False])
-def test_embeddings_and_the_output_layer_that_shares_them(
-    tmp_path: Path, tiny: Any, bits: int, symmetric: bool
+@pytest.mark.parametrize(
+    "table, tied",
+    [
+        ({"bit_width": 8}, True),
+        ({"bit_width": 4, "group_size": 32, "symmetric": False}, True),
+        ({"bit_width": 4, "group_size": 32}, False),
+    ],
+)
+def test_embeddings_are_looked_up_in_the_checkpoints_integers(
+    tmp_path: Path, tiny: Any, table: dict[str, Any], tied: bool
 ) -> None:
-    """Looked up and multiplied from one copy in the file."""
+    """And an output layer that shares them multiplies the same copy in the file."""
     model = tiny.models["llama"]().model
-    scheme = Scheme(num_bits=bits, strategy="group", group_size=32, symmetric=symmetric)
-    table = round_to_nearest(model.model.embed_tokens.weight.detach(), scheme)
-    model.model.embed_tokens.weight.data = table.dequantize(torch.float32)
-    small = Checkpoint.of(model).replace(quantized={"model.embed_tokens": table, "lm_head": table})
+    if not tied:
+        model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.flip(0))
+    first = lepton.quantize_model(model, 4, group_size=32)
+    small = lepton.quantize_model(first, targets=["Embedding"], ignore=[] if tied else ["lm_head"], **table)
     artifact = export(small, tiny, "llama", tmp_path / "out")
-    found = integers_of(artifact)
-    assert len(found) == 1
-    assert np.array_equal(next(iter(found.values()))[0], table.integers.numpy())
+    assert_same_integers(artifact, small.quantized)
+    assert artifact.details["quantization"]["kept_in_float"] == ([] if tied else ["lm_head"])
     batch = tiny.batch("llama", 2, 6, seed=3)
     with torch.no_grad():
-        expected = model(**batch).logits
+        expected = small.model(**batch).logits
     mask = batch["attention_mask"].bool()
     found_logits = OnnxRuntimeBackend.load(artifact, threads=1)(**batch).logits
     assert torch.allclose(found_logits[mask], expected[mask], atol=2e-4)
+
+
+def test_all_tables_of_an_encoder_are_packed(tmp_path: Path, tiny: Any) -> None:
+    small = lepton.quantize_model(tiny.models["bert"]().model, 8, targets=["Embedding"])
+    assert len(small.quantized) == 3
+    assert_same_integers(export(small, tiny, "bert", tmp_path / "out"), small.quantized)
 
 
 def test_rounded_activations_are_near(tmp_path: Path, tiny: Any) -> None:

@@ -12,6 +12,7 @@ from leptonsdk_openvino import OpenVINOBackend, OpenVINOConfig
 from leptonsdk_openvino.graph_integers import decode, stored_weights
 from leptonsdk_openvino.graph_packed import compressed_weight
 
+import leptonsdk as lepton
 from leptonsdk.checkpoint import Checkpoint
 from leptonsdk.errors import ExportError, UsageError
 from leptonsdk.quantization import CodebookTensor, QuantizedTensor, Scheme, resolve_scheme, round_to_nearest
@@ -150,6 +151,28 @@ def test_odd_numbers_of_integers_are_packed_too():
     node, _ = compressed_weight(tensor, "w")
     constant = node.input_value(0).get_node().input_value(0).get_node()
     assert np.array_equal(decode(constant), tensor.integers.numpy())
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_embeddings_of_a_compressor_and_the_output_layer_that_shares_them(tied, make, tmp_path):
+    model = make.model("llama")
+    if not tied:
+        model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.flip(0))
+    first = lepton.quantize_model(Checkpoint.of(model), 4, group_size=32)
+    checkpoint = lepton.quantize_model(first, 8, targets=["Embedding"], ignore=[] if tied else ["lm_head"])
+    artifact = export(checkpoint, make, tmp_path)
+    assert artifact.details["quantization"]["kept_in_float"] == ([] if tied else ["lm_head"])
+    stored = stored_weights([artifact.folder / artifact.entry])
+    assert stored.keys() == {f"{name}.weight" for name in checkpoint.quantized}
+    for name, tensor in checkpoint.quantized.items():
+        assert np.array_equal(stored[f"{name}.weight"].integers, tensor.integers.numpy()), name
+        assert stored[f"{name}.weight"].scale.tobytes() == tensor.scale.numpy().tobytes(), name
+    batch = make.batch("llama", 2, 6, seed=7)
+    with torch.no_grad():
+        expected = checkpoint.model(**batch).logits
+    mask = batch["attention_mask"].bool()
+    found = OpenVINOBackend.load(artifact, threads=1)(**batch).logits
+    assert torch.allclose(found[mask], expected[mask], atol=1e-4)
 
 
 def test_fp32_dequantizes_a_quantized_checkpoint_on_purpose(make):

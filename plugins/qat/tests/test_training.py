@@ -135,6 +135,28 @@ def test_training_recovers_what_rounding_lost(tiny: Any, tmp_path: Path) -> None
     assert {tensor.scheme for tensor in recovered.quantized.values()} == {t.scheme for t in rounded.quantized.values()}
 
 
+def test_quantized_tables_stay_as_they_are_and_the_rest_is_trained(tiny: Any, tmp_path: Path) -> None:
+    rounded = lepton.quantize_model(
+        tiny.build("llama"), bit_width=4, group_size=8, targets=["Linear", "Embedding"], ignore=[]
+    )
+    trainer = CompressionTrainer(
+        rounded.model,
+        tiny.arguments(tmp_path),
+        train_dataset=tiny.rows("llama"),
+        quantized=rounded.quantized,
+        compression=[QuantizationAwareTraining(activation_bits=None, start=0.0)],
+    )
+    trainer.train()
+    trained = trainer.checkpoint()
+    table = "model.embed_tokens"
+    assert torch.equal(trained.quantized[table].integers, rounded.quantized[table].integers)
+    layer = "model.layers.0.mlp.up_proj"
+    assert not torch.equal(trained.quantized[layer].dequantize(), rounded.quantized[layer].dequantize())
+    assert trained.model.lm_head.weight.requires_grad
+    again = lepton.load_model(lepton.save_model(trained, tmp_path / "saved"))
+    assert again.quantized.keys() == rounded.quantized.keys()
+
+
 def test_conv1d_is_quantized_too(tmp_path: Path, tiny: Any) -> None:
     from transformers import GPT2Config, GPT2LMHeadModel
 

@@ -25,6 +25,7 @@ from leptonsdk.exporting import (
     write_companions,
 )
 from leptonsdk.hooks import StepContext
+from leptonsdk.quantization import table_of
 from leptonsdk.quantization.activations import InputScale
 from leptonsdk_onnxruntime.config import OnnxRuntimeConfig
 from leptonsdk_onnxruntime.decoder import CACHE_PREFIX
@@ -86,7 +87,8 @@ def export_checkpoint(
     quantization: dict[str, Any] = {}
     if precision == "packed":
         graphs = [traced.model for traced in parts.values()]
-        packed = lower(graphs, checkpoint.quantized, int8_activations=config.packed_activations == "int8")
+        int8 = config.packed_activations == "int8"
+        packed = lower(graphs, checkpoint.quantized, int8_activations=int8, table_of=table_of(model))
         quantization = dict(zip(parts, packed, strict=True))
     elif precision != "fp32":
         quantization = {n: _quantize(traced, precision, config, model, trained, context) for n, traced in parts.items()}

@@ -87,13 +87,18 @@ def unpack(packed: Packed) -> tuple[NDArray[np.int8], NDArray[np.int8] | None]:
 
 
 def lower(
-    models: Sequence[ir.Model], quantized: Mapping[str, AnyTensor], *, int8_activations: bool
+    models: Sequence[ir.Model],
+    quantized: Mapping[str, AnyTensor],
+    *,
+    int8_activations: bool,
+    table_of: Mapping[str, str],
 ) -> list[dict[str, Any]]:
     """Put a checkpoint's integers into float graphs, in place.
 
     Args:
         models: Traced from the checkpoint's model, which computes with the numbers that the integers stand for.
         quantized: By module name.
+        table_of: The name under which a module's integers stand where that is another's: of layers that share a table.
         int8_activations: Let the kernel round each row of the input, block by block, to 8 bits: faster.
 
     Returns:
@@ -102,7 +107,7 @@ def lower(
     Raises:
         ExportError: A module's weight is not in the graph, or is another one there.
     """
-    done = [_lower(model, quantized, int8_activations) for model in models]
+    done = [_lower(model, quantized, int8_activations, table_of) for model in models]
     if missing := sorted(quantized.keys() - {name for found, _ in done for name in found}):
         raise ExportError(
             f"{len(missing)} quantized weights are not in the traced graph: {', '.join(missing[:5])}",
@@ -119,7 +124,9 @@ def lower(
     ]
 
 
-def _lower(model: ir.Model, quantized: Mapping[str, AnyTensor], int8_activations: bool) -> tuple[set[str], list[str]]:
+def _lower(
+    model: ir.Model, quantized: Mapping[str, AnyTensor], int8_activations: bool, table_of: Mapping[str, str]
+) -> tuple[set[str], list[str]]:
     """The modules whose integers are in the graph now, and those whose weights stay in float."""
     graph, weights = model.graph, _Weights(model.graph)
     found: set[str] = set()
@@ -128,14 +135,15 @@ def _lower(model: ir.Model, quantized: Mapping[str, AnyTensor], int8_activations
         linear = as_linear(node)
         if linear is None:
             continue
-        tensor = quantized.get(linear.module)
+        name = table_of.get(linear.module, linear.module)
+        tensor = quantized.get(name)
         if not isinstance(tensor, QuantizedTensor):
             kept.append(linear.module or str(node.name))
             continue
         stored = float_matrix(linear.stored)
         assert stored is not None
-        _check_same(linear.module, stored if linear.transposed else stored.T, tensor)
-        values = weights.stored(linear.module, tensor)
+        _check_same(name, stored if linear.transposed else stored.T, tensor)
+        values = weights.stored(name, tensor)
         inputs = [node.inputs[0], values.integers, values.scale, values.zero_point]
         [product] = insert(
             node,
@@ -149,16 +157,17 @@ def _lower(model: ir.Model, quantized: Mapping[str, AnyTensor], int8_activations
             accuracy_level=4 if int8_activations else 1,
         )
         replace(node, with_bias(linear, product))
-        found.add(linear.module)
+        found.add(name)
     for node in list(graph):
-        tensor = quantized.get(module_name(node)) if node.op_type == "Gather" else None
+        name = table_of.get(module_name(node), module_name(node))
+        tensor = quantized.get(name) if node.op_type == "Gather" else None
         table = float_matrix(node.inputs[0]) if isinstance(tensor, QuantizedTensor) else None
         if table is None or node.attributes.get_int("axis", 0) != 0 or constant(node.inputs[1]) is not None:
             continue
         assert isinstance(tensor, QuantizedTensor)
-        _check_same(module_name(node), table, tensor)
-        replace(node, _look_up(node, weights.stored(module_name(node), tensor)))
-        found.add(module_name(node))
+        _check_same(name, table, tensor)
+        replace(node, _look_up(node, weights.stored(name, tensor)))
+        found.add(name)
     RemoveUnusedNodesPass()(model)
     model.opset_imports[MICROSOFT] = 1
     return found, kept
@@ -228,27 +237,18 @@ class _Weights:
 
     def __init__(self, graph: ir.Graph) -> None:
         self._graph = graph
-        self._made: list[tuple[QuantizedTensor, _Stored]] = []
+        self._made: dict[str, _Stored] = {}
 
     def stored(self, module: str, tensor: QuantizedTensor) -> _Stored:
-        for other, made in self._made:
-            if _same(tensor, other):
-                return made
-        packed = pack(tensor)
-        name = f"{module}{PACKED}{packed.bits}"
-        integers = add_initializer(self._graph, f"{name}{QUANTIZED}", packed.integers)
-        scale = add_initializer(self._graph, f"{name}{SCALE}", packed.scale)
-        zeros = packed.zero_point
-        zero_point = None if zeros is None else add_initializer(self._graph, f"{name}{ZERO_POINT}", zeros)
-        self._made.append((tensor, _Stored(packed, integers, scale, zero_point)))
-        return self._made[-1][1]
-
-
-def _same(a: QuantizedTensor, b: QuantizedTensor) -> bool:
-    if a.shape != b.shape or a.scheme != b.scheme or not torch.equal(a.scale, b.scale):
-        return False
-    zeros = a.zero_point is None or (b.zero_point is not None and torch.equal(a.zero_point, b.zero_point))
-    return zeros and torch.equal(a.integers, b.integers)
+        if module not in self._made:
+            packed = pack(tensor)
+            name = f"{module}{PACKED}{packed.bits}"
+            integers = add_initializer(self._graph, f"{name}{QUANTIZED}", packed.integers)
+            scale = add_initializer(self._graph, f"{name}{SCALE}", packed.scale)
+            zeros = packed.zero_point
+            zero_point = None if zeros is None else add_initializer(self._graph, f"{name}{ZERO_POINT}", zeros)
+            self._made[module] = _Stored(packed, integers, scale, zero_point)
+        return self._made[module]
 
 
 def _look_up(node: ir.Node, stored: _Stored) -> ir.Value:

@@ -22,9 +22,10 @@ class OpenVINOConfig(PluginConfig):
 
     precision: Precision = Field(
         default="auto",
-        description="fp32; fp16: weights stored in half; int8: weights and activations, calibrated (NNCF); int8-weights, "
-        "int4-weights: weights only, needs no data (NNCF); packed: the integers that a quantized checkpoint carries; auto: "
-        "packed where there are such integers, else fp32.",
+        description="fp32; fp16: weights stored in half; int8: weights and activations, calibrated (NNCF), or by the scales that a "
+        "checkpoint carries (qat); int8-weights, int4-weights: weights only, needs no data (NNCF); packed: the integers that a "
+        "quantized checkpoint carries; auto: packed where there are such integers, int8 where there are scales of activations too, "
+        "else fp32.",
     )
     inference_precision: InferencePrecision = Field(
         default="f32",
@@ -70,9 +71,12 @@ class OpenVINOConfig(PluginConfig):
 
     def resolved_precision(self, checkpoint: Checkpoint) -> str:
         """The precision that an artifact of this checkpoint states."""
-        if self.precision == "auto":
-            return "packed" if checkpoint.quantized else "fp32"
-        return self.precision
+        if self.precision != "auto":
+            return self.precision
+        if not checkpoint.quantized:
+            return "fp32"
+        trained = [checkpoint.quantized[name].scheme for name in checkpoint.input_scales]
+        return "int8" if trained and not any(map(why_not_int8, trained)) else "packed"
 
 
 def why_not_packed(scheme: Scheme | CodebookScheme) -> str | None:
@@ -80,3 +84,10 @@ def why_not_packed(scheme: Scheme | CodebookScheme) -> str | None:
     if isinstance(scheme, CodebookScheme) and scheme.codebook != "nf4":
         return "of codebooks it has NormalFloat4 only"
     return None
+
+
+def why_not_int8(scheme: Scheme | CodebookScheme) -> str | None:
+    """Why OpenVINO cannot multiply weights of a scheme with 8-bit activations as integers; None where it can."""
+    if not isinstance(scheme, Scheme) or not scheme.symmetric:
+        return "its int8 kernels have no zero points of weights"
+    return "its int8 kernels have one scale for each output channel" if scheme.group_size else None

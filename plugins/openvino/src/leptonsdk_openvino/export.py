@@ -30,6 +30,7 @@ from leptonsdk_openvino.graph import store_in_half
 from leptonsdk_openvino.graph_packed import check_holds, lower
 from leptonsdk_openvino.graph_positions import narrow
 from leptonsdk_openvino.quantize import quantize
+from leptonsdk_openvino.quantize_trained import check_multiplies, quantize_trained
 from leptonsdk_openvino.runner import load_runner, runtime_options
 from leptonsdk_openvino.silence import converting
 
@@ -51,7 +52,10 @@ def export_checkpoint(checkpoint: Checkpoint, folder: Path, config: OpenVINOConf
         UsageError: Calibration data is needed and not given, or OpenVINO cannot hold the checkpoint's integers.
     """
     model, task, precision = checkpoint.model, checkpoint.task, config.resolved_precision(checkpoint)
-    if precision == "int8":
+    trained = precision == "int8" and bool(checkpoint.input_scales)
+    if trained:
+        check_multiplies(checkpoint.quantized)
+    elif precision == "int8":
         context.calibration(config.calibration_batch_size)  # fails now rather than after the trace
     if precision == "packed":
         check_holds(checkpoint.quantized)
@@ -68,6 +72,8 @@ def export_checkpoint(checkpoint: Checkpoint, folder: Path, config: OpenVINOConf
     context.progress(1, _STEPS, "quantizing" if precision not in ("fp32", "fp16") else "saving")
     if precision == "packed":
         details["quantization"] = lower(graphs.values(), checkpoint.quantized)
+    elif trained:
+        details["quantization"] = quantize_trained(graphs.values(), checkpoint.quantized, config)
     elif precision not in ("fp32", "fp16"):
         graphs, details["quantization"] = quantize(graphs, precision, config, model, context)
     context.progress(2, _STEPS, "saving")

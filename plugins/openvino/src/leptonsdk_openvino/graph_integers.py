@@ -15,7 +15,7 @@ import numpy as np
 import openvino as ov
 from numpy.typing import NDArray
 
-from leptonsdk_openvino.graph import constants, consumers
+from leptonsdk_openvino.graph import constants, consumers, module_of
 
 BITS = {"u2": 2, "u4": 4, "i4": 4, "nf4": 4, "u8": 8, "i8": 8}
 
@@ -90,6 +90,18 @@ def stored_weights(paths: Iterable[Path]) -> dict[str, StoredWeight]:
     for path in paths:
         for weight in compressed(core.read_model(str(path))):
             found[str(weight.values.get_friendly_name())] = _read(weight)
+    return found
+
+
+def stored_ranges(paths: Iterable[Path]) -> dict[str, tuple[np.float32, np.float32]]:
+    """The ranges over which saved graphs round the inputs of products to 8 bits, by the module of each product."""
+    core, found = ov.Core(), {}
+    for path in paths:
+        for node in core.read_model(str(path)).get_ordered_ops():
+            if node.get_type_name() == "FakeQuantize":
+                ends = [_constant(node.input_value(port).get_node()) for port in (1, 2)]
+                low, high = (np.float32(end.get_data(dtype=np.float32)) for end in ends if end is not None)
+                found.update({module_of(reader): (low, high) for reader in consumers(node)})
     return found
 
 

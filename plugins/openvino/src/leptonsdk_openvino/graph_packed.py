@@ -8,7 +8,7 @@ type of OpenVINO's own. Scales keep their dtype and their shape.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -48,12 +48,15 @@ def check_holds(quantized: Mapping[str, AnyTensor]) -> None:
         )
 
 
-def lower(graphs: Iterable[ov.Model], quantized: Mapping[str, AnyTensor]) -> dict[str, Any]:
+def lower(
+    graphs: Iterable[ov.Model], quantized: Mapping[str, AnyTensor], in_bytes: Container[str] = ()
+) -> dict[str, Any]:
     """Put a checkpoint's integers into float graphs, in place.
 
     Args:
         graphs: Traced from the checkpoint's model, which computes with the numbers that the integers stand for.
         quantized: By module name.
+        in_bytes: Modules whose integers take a byte each, however few bits they have.
 
     Returns:
         What was done, for the artifact's details.
@@ -71,12 +74,12 @@ def lower(graphs: Iterable[ov.Model], quantized: Mapping[str, AnyTensor]) -> dic
                 continue  # a lookup's axis, say
             name = next((module_of(node) for node in nodes if module_of(node) in quantized), None)
             if name is None:
-                if any(node.get_type_name() == "MatMul" for node in nodes):
-                    kept.append(module_of(nodes[0]))
+                kept += [module_of(node) for node in nodes if node.get_type_name() == "MatMul"]
                 continue
             tensor = quantized[name]
             _check_same(name, constant, tensor)
-            weight, kind = compressed_weight(tensor, str(constant.get_friendly_name()))
+            least = 8 if name in in_bytes else 2
+            weight, kind = compressed_weight(tensor, str(constant.get_friendly_name()), least)
             # A table that the output layer shares is one constant: lookups read the integers too.
             constant.output(0).replace(weight.output(0))
             found.update(module_of(node) for node in nodes)
@@ -90,15 +93,15 @@ def lower(graphs: Iterable[ov.Model], quantized: Mapping[str, AnyTensor]) -> dic
     return {"weights": dict(kinds), "kept_in_float": sorted(set(kept)), "activations": "float"}
 
 
-def compressed_weight(tensor: AnyTensor, name: str) -> tuple[ov.Node, str]:
-    """The nodes that make a weight ``[out, in]`` of its integers, and the type that holds these."""
+def compressed_weight(tensor: AnyTensor, name: str, least_bits: int = 2) -> tuple[ov.Node, str]:
+    """The nodes that make a weight ``[out, in]`` of its integers, and the type that holds these, of that many bits or more."""
     groups = tensor.scheme.group_size
     rows, columns = tensor.shape
     shape = [rows, columns // groups, groups] if groups else [rows, columns]
     if isinstance(tensor, CodebookTensor):
         values, zeros, kind = tensor.indices.cpu().numpy(), None, "nf4"
     else:
-        values, zeros, kind = _unsigned(tensor)
+        values, zeros, kind = _unsigned(tensor, least_bits)
     node = ops.convert(_constant(values.reshape(shape), kind, name), "f32")
     if zeros is not None:
         zeros = zeros.reshape(*zeros.shape, 1) if groups and zeros.ndim else zeros
@@ -111,9 +114,9 @@ def compressed_weight(tensor: AnyTensor, name: str) -> tuple[ov.Node, str]:
     return node, kind
 
 
-def _unsigned(tensor: QuantizedTensor) -> tuple[NDArray[Any], NDArray[Any] | None, str]:
+def _unsigned(tensor: QuantizedTensor, least_bits: int) -> tuple[NDArray[Any], NDArray[Any] | None, str]:
     """Integers and zero points as OpenVINO's smallest type holds them."""
-    bits = 2 if tensor.scheme.num_bits == 2 else 4 if tensor.scheme.num_bits <= 4 else 8
+    bits = next(size for size in (2, 4, 8) if size >= max(tensor.scheme.num_bits, least_bits))
     values = tensor.integers.cpu().numpy().astype(np.int16)
     if tensor.zero_point is None and bits > 2:
         return values.astype(np.int8), None, f"i{bits}"

@@ -27,7 +27,8 @@ class Quantizing:
 
     Attributes:
         active: They round.
-        quantized: After `finish`: the integers by module name, each with how the layer's input is quantized.
+        quantized: After `finish`: the integers by module name, each with how the layer's input is quantized. Embedding tables
+            that came quantized stay as they are, and are not trained.
     """
 
     def __init__(
@@ -39,6 +40,11 @@ class Quantizing:
         self._input_of: dict[nn.Module, InputQuantizer] = {}
         self._weights: dict[nn.Module, WeightQuantizer] = {}
         layers = self._layers(model, start or {})
+        modules = dict(model.named_modules())
+        for name, tensor in (start or {}).items():
+            if isinstance(table := modules.get(name), nn.Embedding) and isinstance(tensor, QuantizedTensor):
+                table.requires_grad_(False)  # trained as floats it would no longer be what its integers say
+                self.quantized[name] = tensor
         if config.activation_bits is not None:
             groups = _by_input(model, layers)
             for group in groups:
