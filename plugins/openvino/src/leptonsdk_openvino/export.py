@@ -76,6 +76,8 @@ def export_checkpoint(checkpoint: Checkpoint, folder: Path, config: OpenVINOConf
         details["quantization"] = quantize_trained(graphs.values(), checkpoint.quantized, config)
     elif precision not in ("fp32", "fp16"):
         graphs, details["quantization"] = quantize(graphs, precision, config, model, context)
+        for graph in graphs.values() if precision == "int8" else ():
+            store_in_half(graph)  # the scales that NNCF found; those of a checkpoint stay as they are
     context.progress(2, _STEPS, "saving")
     files = tuple(file for name, graph in graphs.items() for file in _save(graph, folder, name, precision, details))
     write_companions(checkpoint, folder)
@@ -114,8 +116,6 @@ def _save(graph: ov.Model, folder: Path, name: str, precision: str, details: Map
         del noted["runtime_options"]  # the exporter's
     for option, value in runtime_options(details).items():
         graph.set_rt_info(str(value), ["runtime_options", option])
-    if precision == "int8":
-        store_in_half(graph)
     path = folder / FOLDER / f"{name}.xml"
     path.parent.mkdir(parents=True, exist_ok=True)
     with converting():
