@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING
 
 from leptonsdk.lazy import names_on_demand
 from leptonsdk.quantization.compressor import LayerQuantizer, QuantizerConfig, RoundToNearest, RoundToNearestConfig
-from leptonsdk.quantization.layers import LinearLayer, class_names, layers_to_quantize, tied_layers, weight_of
+from leptonsdk.quantization.layers import (
+    LinearLayer,
+    bias_of,
+    choose_layers,
+    class_names,
+    layers_to_quantize,
+    tied_layers,
+    weight_of,
+)
 from leptonsdk.quantization.library_layers import refuse_library_layers
 from leptonsdk.quantization.scheme import PRESETS, Scheme, check_fits, fitting_group_sizes, matches
 from leptonsdk.quantization.scheme_codebooks import CODEBOOK_PRESETS, CodebookScheme, resolve_scheme
@@ -36,7 +44,9 @@ __all__ = [
     "RoundToNearest",
     "RoundToNearestConfig",
     "Scheme",
+    "bias_of",
     "check_fits",
+    "choose_layers",
     "class_names",
     "fit_codebook",
     "fitting_group_sizes",

@@ -1,4 +1,4 @@
-"""Which layers of a model are quantized, and which cannot be."""
+"""Which layers of a model a compressor works on, and which it cannot."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from leptonsdk.quantization.scheme import Pieces, check_fits, matches
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-# Classes that hold a linear map, but of a kind that no format stores quantized.
-_UNSTORABLE = frozenset({"Conv2d", "Conv3d", "Embedding"})
+# Classes that hold a linear map, but of a kind that compressors of linear layers do not take, nor formats store quantized.
+_OTHER = frozenset({"Conv2d", "Conv3d", "Embedding"})
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,12 @@ def weight_of(module: nn.Module) -> Tensor:
     """A linear layer's weight as ``[out, in]``, a view: transformers' ``Conv1D`` (GPT-2) holds it the other way round."""
     weight: Tensor = module.weight  # type: ignore[assignment]
     return weight.t() if is_conv1d(module) else weight
+
+
+def bias_of(module: nn.Module) -> Tensor | None:
+    """A layer's bias ``[out]``, if it has one."""
+    bias: Tensor | None = module.bias  # type: ignore[assignment]
+    return None if bias is None else bias.detach()
 
 
 def is_conv1d(module: nn.Module) -> bool:
@@ -69,53 +75,60 @@ def tied_layers(model: nn.Module) -> frozenset[str]:
     return frozenset(n for n, m in linear_layers(model).items() if len(owners[id(m.weight)]) > 1)
 
 
-def layers_to_quantize(
-    model: nn.Module, scheme: Pieces, targets: Iterable[str], ignore: Iterable[str] = (), done: Iterable[str] = ()
+def choose_layers(
+    model: nn.Module, targets: Iterable[str], ignore: Iterable[str] = (), done: Iterable[str] = ()
 ) -> list[LinearLayer]:
-    """The linear layers that the patterns mean, checked to fit the scheme.
+    """The linear layers that the patterns mean: what a compressor of weights works on.
 
-    Tied layers are left out whatever their name: their weight is an embedding too, which stays in float.
+    Tied layers are left out whatever their name: their weight is an embedding too, which stays as it is.
 
     Args:
         model: Any model.
-        scheme: What they will be quantized to.
         targets: Patterns (class, name or end of it, ``re:REGEX``).
         ignore: Patterns of layers to leave out.
         done: Names of layers that are quantized already, and are left out.
 
     Raises:
-        UsageError: Nothing is meant; a layer is meant that cannot be stored (``Conv2d``); groups do not fit; or
-            transformers quantized the model already.
+        UsageError: Nothing is meant; a layer is meant that is not linear (``Conv2d``); or transformers quantized the model
+            already.
     """
     refuse_library_layers(model)
     targets, ignore, done = tuple(targets), tuple(ignore), frozenset(done)
     linear, tied = linear_layers(model), tied_layers(model)
-    meant, unstorable = [], []
+    meant, other = [], []
     for name, module in model.named_modules():
         classes = class_names(module)
         if name and matches(name, classes, targets, ignore):
             if name in linear:
                 meant.append(name)
-            elif classes & _UNSTORABLE:
-                unstorable.append(f"{name} ({type(module).__name__})")
-    if unstorable:
+            elif classes & _OTHER:
+                other.append(f"{name} ({type(module).__name__})")
+    if other:
         raise UsageError(
-            f"these layers cannot be stored quantized, only nn.Linear and Conv1D can: {', '.join(unstorable)}",
+            f"only nn.Linear and Conv1D can be taken, these layers cannot: {', '.join(other)}",
             hint="narrow `targets`, or add them to `ignore`",
         )
     chosen = [LinearLayer(n, linear[n]) for n in meant if n not in tied and n not in done]
     if not chosen:
-        raise UsageError(
-            _nothing(model, targets, ignore, [n for n in meant if n in tied], [n for n in meant if n in done])
-        )
+        raise UsageError(_nothing(targets, ignore, [n for n in meant if n in tied], [n for n in meant if n in done]))
+    return chosen
+
+
+def layers_to_quantize(
+    model: nn.Module, scheme: Pieces, targets: Iterable[str], ignore: Iterable[str] = (), done: Iterable[str] = ()
+) -> list[LinearLayer]:
+    """`choose_layers`, checked to fit a scheme.
+
+    Raises:
+        UsageError: Groups do not fit some layer, or what `choose_layers` raises.
+    """
+    chosen = choose_layers(model, targets, ignore, done)
     check_fits(scheme, {layer.name: layer.in_features for layer in chosen})
     return chosen
 
 
-def _nothing(
-    model: nn.Module, targets: tuple[str, ...], ignore: tuple[str, ...], tied: list[str], done: list[str]
-) -> str:
-    message = f"no linear layer is left to quantize by targets {list(targets)} and ignore {list(ignore)}"
+def _nothing(targets: tuple[str, ...], ignore: tuple[str, ...], tied: list[str], done: list[str]) -> str:
+    message = f"no linear layer is left by targets {list(targets)} and ignore {list(ignore)}"
     if tied:
         message += f"; tied to an embedding: {', '.join(tied)}"
     if done:
