@@ -62,6 +62,14 @@ class RunError(LeptonError):
     """A run folder that cannot be used, or a step that broke."""
 
 
+class LeptonPendingDeprecationWarning(PendingDeprecationWarning):
+    """There is something newer in the place of what was used, which will be deprecated some day."""
+
+
+class LeptonDeprecationWarning(DeprecationWarning):
+    """What was used goes with the next major version."""
+
+
 @dataclass(frozen=True)
 class Problem:
     """One thing wrong with a recipe: what, where (file and line), and the nearest valid word or other advice."""

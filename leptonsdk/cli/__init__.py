@@ -38,7 +38,7 @@ plugins_app.command("list")(environment.plugins_list)
 @app.callback()
 def _common(
     no_plugin: Annotated[
-        list[str] | None, typer.Option("--no-plugin", metavar="NAME", help="Leave a plugin out.")
+        list[str] | None, typer.Option("--no-plugin", metavar="NAME", help="Leave a plugin, or a distribution's, out.")
     ] = None,
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:

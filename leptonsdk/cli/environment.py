@@ -21,7 +21,7 @@ def plugins_list(as_json: common.Json = False) -> None:
         typer.echo(f"{record.name:<20} {record.status:<10} {record.distribution} {record.version}")
         for kind, names in record.provides.items():
             typer.echo(f"{'':<20} {kind}: {', '.join(names)}")
-        if record.reason and record.status != "active":
+        if record.reason:
             typer.echo(f"{'':<20} {record.reason}")
 
 

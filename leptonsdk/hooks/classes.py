@@ -107,10 +107,10 @@ class PostTrainingCompressor(Compressor[ConfigT]):
 
         Args:
             model: The source model.
-            done: Names of the modules that earlier steps take.
+            done: Names of the modules that earlier steps quantize.
 
         Returns:
-            Names of the modules that this step takes.
+            Names of the modules that this step quantizes: later ones leave them alone. None of a step that prunes.
 
         Raises:
             UsageError: This config cannot be applied to the model.
