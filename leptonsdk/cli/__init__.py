@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from leptonsdk.cli import common, environment, models, recipes
+from leptonsdk.cli import common, environment, models, plugins, recipes
 from leptonsdk.errors import LeptonError, RecipeError
 
 app = typer.Typer(
@@ -32,7 +32,8 @@ app.command()(models.gate)
 app.command("recipes")(recipes.list_recipes)
 app.command("targets")(recipes.list_targets)
 app.command()(environment.doctor)
-plugins_app.command("list")(environment.plugins_list)
+plugins_app.command("list")(plugins.list_plugins)
+plugins_app.command()(plugins.new)
 
 
 @app.callback()

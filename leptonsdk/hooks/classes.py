@@ -323,7 +323,8 @@ class Evaluator(ABC):
     """A task: which columns it reads, which metrics it offers, how a model's outputs become per-example scores.
 
     Attributes:
-        name: The task's name.
+        name: The task's name on the Hub; ``HUB-TASK/NAME`` for one of your own that is about the same models
+            (``feature-extraction/alignment``).
         columns: Each role, and the column names that are taken for it when the user maps none.
         required: Alternatives: the roles of at least one of these sets must be there.
         metrics: What it offers. A metric counts where `evaluate` made its columns.
