@@ -15,7 +15,7 @@ Kind = Literal["compressor", "training", "backend", "evaluator"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 _NAME = re.compile(r"[a-z][a-z0-9]*([-_][a-z0-9]+)*")
-_LONGEST = 40
+_LONGEST = 30
 _RECIPE_WORDS = frozenset({"train"})  # what stands in a recipe's steps besides compressors
 _TASK = "feature-extraction"  # whose models the evaluator of the template is about
 
