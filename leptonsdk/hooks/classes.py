@@ -348,7 +348,7 @@ class Evaluator(ABC):
         metrics: What it offers. A metric counts where `evaluate` made its columns.
         files: Roles that are audio files: text in them is a path, and `encode` gets ``{"path", "bytes"}``, undecoded.
         length_input: The model input whose second axis is the sequence length, or None where there is none to choose.
-        examples: Options (`EvaluationSettings.options`) that the conformance kit tries it with.
+        example_options: Options (`EvaluationSettings.options`) that the conformance kit tries it with.
         example_rows: Values by role, for the kit, of as many rows; default: made up, by the roles' names.
     """
 
@@ -358,7 +358,7 @@ class Evaluator(ABC):
     metrics: ClassVar[tuple[Metric, ...]]
     files: ClassVar[frozenset[str]] = frozenset()
     length_input: ClassVar[str | None] = None
-    examples: ClassVar[Sequence[Mapping[str, Any]]] = ({},)
+    example_options: ClassVar[Sequence[Mapping[str, Any]]] = ({},)
     example_rows: ClassVar[Mapping[str, Sequence[Any]]] = {}
 
     def examples(self, rows: Dataset, processor: Any, settings: EvaluationSettings) -> Dataset:

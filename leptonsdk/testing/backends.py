@@ -62,7 +62,9 @@ def exportable(plugin: type[Any], config: Config) -> str:
     return kept(make, "exportable", plugin, key_of(config))
 
 
-def exported(plugin: type[Any], config: Config, checkpoint: Checkpoint | None = None, name: str | None = None) -> Artifact:
+def exported(
+    plugin: type[Any], config: Config, checkpoint: Checkpoint | None = None, name: str | None = None
+) -> Artifact:
     """The artifact of a tiny model, exported once; with a checkpoint, of that one, and anew."""
     key = ("artifact", plugin, key_of(config), name or exportable(plugin, config))
     if checkpoint is None:

@@ -7,6 +7,7 @@ import json
 import tempfile
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -99,22 +100,12 @@ def compress_alone(plugin: type[Any], config: Config, checkpoint: Checkpoint) ->
 
 
 def accepted(plugin: type[Any], config: Config) -> tuple[str, ...]:
-    """The architectures that a compressor takes with a config: on others it says so by a `UsageError`."""
+    """The architectures that a compressor takes with a config. Of those on which it breaks another check tells."""
 
     def make() -> tuple[str, ...]:
-        return tuple(name for name in ARCHITECTURES if _takes(plugin, config, name))
+        return tuple(name for name in ARCHITECTURES if error_of(partial(result, plugin, config, name)) is None)
 
     return kept(make, "accepted", plugin, key_of(config))
-
-
-def _takes(plugin: type[Any], config: Config, name: str) -> bool:
-    try:
-        result(plugin, config, name)
-    except UsageError:
-        return False
-    except Exception:
-        return True  # the check of all architectures tells about it
-    return True
 
 
 def home(plugin: type[Any], config: Config) -> str:
@@ -184,7 +175,9 @@ def same(ours: Tensor, theirs: Tensor) -> bool:
 
 def differing(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> list[str]:
     """Names of tensors that are not equal, or stand on one side only."""
-    return sorted(n for n in ours.keys() | theirs.keys() if n not in ours or n not in theirs or not same(ours[n], theirs[n]))
+    return sorted(
+        n for n in ours.keys() | theirs.keys() if n not in ours or n not in theirs or not same(ours[n], theirs[n])
+    )
 
 
 def listed(names: Sequence[str], most: int = 3) -> str:
@@ -206,7 +199,9 @@ def skip_unless(true: object, reason: str) -> None:
 def forward_hooks(model: nn.Module) -> list[str]:
     """Names of modules with hooks of any kind."""
     kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    hooked = {name or "the model" for name, module in model.named_modules() if any(getattr(module, kind) for kind in kinds)}
+    hooked = {
+        name or "the model" for name, module in model.named_modules() if any(getattr(module, kind) for kind in kinds)
+    }
     return sorted(hooked | {name for name, parameter in model.named_parameters() if parameter._backward_hooks})
 
 

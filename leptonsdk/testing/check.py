@@ -14,11 +14,11 @@ State = Literal["passed", "failed", "skipped", "expected failure", "unexpected p
 Run = Callable[[type[Any], Mapping[str, Any]], None]
 
 
-class CheckFailed(LeptonError):
+class CheckFailed(LeptonError):  # noqa: N818  an outcome
     """A plugin does not keep what it declares, or what every plugin must: what, where, and what to do."""
 
 
-class CheckSkipped(LeptonError):
+class CheckSkipped(LeptonError):  # noqa: N818
     """A check that has nothing to say with this config."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import tempfile
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -64,7 +65,9 @@ def with_plugin(plugin: type[Any]) -> Plugins:
         record = PluginRecord(plugin.name, "conformance", "0")
         plugins.add(module, record)
         if record.status != "active":
-            raise CheckFailed(str(record.reason), where=plugin.name, hint="another compressor has its name, or it is not whole")
+            raise CheckFailed(
+                str(record.reason), where=plugin.name, hint="another compressor has its name, or it is not whole"
+            )
     return plugins
 
 
@@ -76,7 +79,9 @@ def _first_party(plugins: Plugins) -> list[type[Any]]:
 def _planned(plugins: Plugins, pair: Sequence[Step], name: str) -> bool:
     """Whether the planner takes a recipe with the two in this order."""
     steps = [
-        {"train": {"with": [{cls.name: dict(config)}]}} if issubclass(cls, TrainingCompressor) else {cls.name: dict(config)}
+        {"train": {"with": [{cls.name: dict(config)}]}}
+        if issubclass(cls, TrainingCompressor)
+        else {cls.name: dict(config)}
         for cls, config in pair
     ]
     recipe = {
@@ -113,7 +118,8 @@ def _follow(first: Step, second: Step, name: str) -> None:
             before = compress(one, {**one_config, "targets": half}, tiny_checkpoint(name))
         if library_method(before.model) is not None:
             return  # layers of transformers' own are not compressed further
-        after = _work(lambda: compress(two, two_config, before), where)
+        given = before.replace(model=copy.deepcopy(before.model))
+        after = _work(lambda: compress(two, two_config, given), where)
     except UsageError:
         return  # one of them says what it cannot do
     _check(before, after, one, two, where)
@@ -169,5 +175,3 @@ def _together(first: Step, second: Step, name: str) -> None:
     again = _work(lambda: reloaded(after), where)
     apart = differing(weights(after), weights(again))
     expect(not apart, f"saved and loaded again, weights differ: {listed(apart)}", where)
-
-

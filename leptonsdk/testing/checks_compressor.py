@@ -125,7 +125,11 @@ def leaves_no_hooks(plugin: type[Any], config: Mapping[str, Any]) -> None:
     expect(not hooked, f"hooks are left on {listed(hooked)}", plugin.name, hint)
 
 
-@check("leaves-modes-alone", "the model that it makes is in eval mode, and its weights can be trained as before", *COMPRESSORS)
+@check(
+    "leaves-modes-alone",
+    "the model that it makes is in eval mode, and its weights can be trained as before",
+    *COMPRESSORS,
+)
 def leaves_modes_alone(plugin: type[Any], config: Mapping[str, Any]) -> None:
     before, after = tiny_checkpoint(home(plugin, config)).model, result(plugin, config).model
     training = [name or "the model" for name, module in after.named_modules() if module.training]
@@ -295,7 +299,9 @@ def reloads_without_leptonsdk(plugin: type[Any], config: Mapping[str, Any]) -> N
             continue  # another check tells of numbers that are not finite
         apart = float((ours - theirs).abs().max()) if ours.shape == theirs.shape else float("inf")
         hint = f"whatever {architectures} computes with must stand in its weights and its config"
-        expect(apart <= _EXACT * max(1.0, float(ours.abs().max())), f"reloaded, outputs differ by {apart:.3g}", where, hint)
+        expect(
+            apart <= _EXACT * max(1.0, float(ours.abs().max())), f"reloaded, outputs differ by {apart:.3g}", where, hint
+        )
 
 
 def _fresh_output(checkpoint: Checkpoint, inputs: Mapping[str, torch.Tensor]) -> tuple[str, torch.Tensor]:

@@ -12,9 +12,9 @@ import yaml
 from pydantic import ValidationError
 
 from leptonsdk.testing.bench import expect, kept, listed, made
-from leptonsdk.testing.check import check
+from leptonsdk.testing.check import Kind, check
 
-_CONFIGURED = ("compressor", "training", "backend")
+_CONFIGURED: tuple[Kind, ...] = ("compressor", "training", "backend")
 _HEAVY = ("torch", "transformers", "datasets", "onnxruntime", "openvino", "scipy", "pandas", "pyarrow", "sklearn")
 
 
@@ -30,7 +30,9 @@ def config_described(plugin: type[Any], config: Mapping[str, Any]) -> None:
     )
 
 
-@check("config-round-trips", "its config comes back the same from YAML, as recipes and run folders write it", *_CONFIGURED)
+@check(
+    "config-round-trips", "its config comes back the same from YAML, as recipes and run folders write it", *_CONFIGURED
+)
 def config_round_trips(plugin: type[Any], config: Mapping[str, Any]) -> None:
     before = made(plugin, config).config
     written = yaml.safe_dump(before.model_dump(mode="json"))
@@ -60,7 +62,12 @@ def config_strict(plugin: type[Any], config: Mapping[str, Any]) -> None:
     )
 
 
-@check("light-import", "the module of its class imports nothing heavy, so that a plan answers at once", *_CONFIGURED, "evaluator")
+@check(
+    "light-import",
+    "the module of its class imports nothing heavy, so that a plan answers at once",
+    *_CONFIGURED,
+    "evaluator",
+)
 def light_import(plugin: type[Any], config: Mapping[str, Any]) -> None:
     module = plugin.__module__
     loaded = kept(lambda: _imports(module), "imports", module)

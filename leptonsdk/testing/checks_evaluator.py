@@ -23,14 +23,18 @@ def _apart(ours: Mapping[str, NDArray[Any]], theirs: Mapping[str, NDArray[Any]])
     def close(a: NDArray[Any], b: NDArray[Any]) -> bool:
         return a.shape == b.shape and bool(np.allclose(a, b, rtol=_CLOSE, atol=_CLOSE, equal_nan=True))
 
-    return sorted(n for n in ours.keys() | theirs.keys() if n not in ours or n not in theirs or not close(ours[n], theirs[n]))
+    return sorted(
+        n for n in ours.keys() | theirs.keys() if n not in ours or n not in theirs or not close(ours[n], theirs[n])
+    )
 
 
 @check("scores-finite", "every score is a finite number", "evaluator")
 def scores_finite(plugin: type[Any], config: Mapping[str, Any]) -> None:
     for one in scorings(plugin, config):
         broken = [name for name, values in one.columns().items() if not np.isfinite(values.astype(float)).all()]
-        expect(not broken, f"NaN or infinite scores in {listed(broken)}", plugin.name, "say what an empty example scores")
+        expect(
+            not broken, f"NaN or infinite scores in {listed(broken)}", plugin.name, "say what an empty example scores"
+        )
 
 
 @check("one-score-per-example", "every column has one score for each example", "evaluator")
@@ -62,7 +66,11 @@ def batch_size_does_not_matter(plugin: type[Any], config: Mapping[str, Any]) -> 
             expect(not apart, f"in batches of {size}, other scores in {listed(apart)}", plugin.name, hint)
 
 
-@check("deterministic", "the same model and examples have the same scores, whatever the global generators are at", "evaluator")
+@check(
+    "deterministic",
+    "the same model and examples have the same scores, whatever the global generators are at",
+    "evaluator",
+)
 def deterministic(plugin: type[Any], config: Mapping[str, Any]) -> None:
     one = scoring(plugin, config)
     first = one.columns()
@@ -75,7 +83,9 @@ def deterministic(plugin: type[Any], config: Mapping[str, Any]) -> None:
 @check("makes-its-metrics", "the columns of every metric that it declares are made", "evaluator")
 def makes_its_metrics(plugin: type[Any], config: Mapping[str, Any]) -> None:
     made = {name for one in scorings(plugin, config) for name in one.columns()}
-    lacking = [f"{m.name} ({', '.join(sorted(set(m.columns) - made))})" for m in plugin.metrics if not set(m.columns) <= made]
+    lacking = [
+        f"{m.name} ({', '.join(sorted(set(m.columns) - made))})" for m in plugin.metrics if not set(m.columns) <= made
+    ]
     expect(not lacking, f"columns of metrics are never made: {listed(lacking)}", plugin.name)
 
 

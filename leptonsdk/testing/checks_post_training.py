@@ -30,8 +30,8 @@ from leptonsdk.testing.bench import (
     tensors,
 )
 from leptonsdk.testing.check import CheckFailed, check
-from leptonsdk.testing.observing import condition
 from leptonsdk.testing.models import tiny_checkpoint
+from leptonsdk.testing.observing import condition
 from leptonsdk.testing.pruned import layer_inputs
 from leptonsdk.testing.watching import changed
 
@@ -73,7 +73,7 @@ def errors_are_clear(plugin: type[Any], config: Mapping[str, Any]) -> None:
         expect(is_lepton(error), f"with {what}: {type(error).__name__}: {error}", plugin.name, hint)
 
 
-class Interrupted(Exception):
+class Interrupted(Exception):  # noqa: N818
     """What the kit raises in the middle of a plugin's work."""
 
 
@@ -92,7 +92,8 @@ class _Interrupting(TorchFunctionMode):
 
 
 def _calls(plugin: type[Any], config: Mapping[str, Any], name: str) -> int:
-    with _Interrupting() as counting:
+    counting = _Interrupting()
+    with counting:
         compress(plugin, config, tiny_checkpoint(name))
     return counting.count
 
@@ -182,7 +183,9 @@ def _rounded(weight: Tensor, after: Checkpoint, name: str) -> Tensor | None:
     scheme = tensor.scheme
     if not isinstance(tensor, QuantizedTensor) or not isinstance(scheme, Scheme):
         groups = {} if scheme.group_size is None else {"group_size": scheme.group_size}
-        scheme = Scheme.resolve(None, bit_width=scheme.num_bits, symmetric=True, group_size=groups.get("group_size", -1))
+        scheme = Scheme.resolve(
+            None, bit_width=scheme.num_bits, symmetric=True, group_size=groups.get("group_size", -1)
+        )
     return round_to_nearest(weight, scheme, observer="minmax", negative_scales=False).dequantize(weight.dtype)
 
 

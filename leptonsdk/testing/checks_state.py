@@ -22,7 +22,9 @@ def leaves_rng_alone(plugin: type[Any], config: Mapping[str, Any]) -> None:
 @check("leaves-settings-alone", "threads, default dtype, working folder and environment are as before", *_ALL)
 def leaves_settings_alone(plugin: type[Any], config: Mapping[str, Any]) -> None:
     moved = observe(plugin, config).settings
-    expect(not moved, f"it left changed: {listed(moved)}", plugin.name, "undo it in a `finally`, or do not set it at all")
+    expect(
+        not moved, f"it left changed: {listed(moved)}", plugin.name, "undo it in a `finally`, or do not set it at all"
+    )
 
 
 @check("opens-no-connection", "it works without the network, and does not try to reach it", *_ALL)

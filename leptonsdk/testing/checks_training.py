@@ -69,9 +69,14 @@ def gradients_finite(plugin: type[Any], config: Mapping[str, Any]) -> None:
     expect(not broken, f"NaN or infinite gradients of {listed(broken)}", plugin.name, hint)
 
 
-@check("resumes", "a run that goes on from a Trainer's checkpoint ends with the weights of one that was not interrupted", "training")
+@check(
+    "resumes",
+    "a run that goes on from a Trainer's checkpoint ends with the weights of one that was not interrupted",
+    "training",
+)
 def resumes(plugin: type[Any], config: Mapping[str, Any]) -> None:
-    name, saving = home(plugin, config), {"max_steps": _STEPS, "save_strategy": "steps", "save_steps": _STEPS // 2}
+    name = home(plugin, config)
+    saving: dict[str, Any] = {"max_steps": _STEPS, "save_strategy": "steps", "save_steps": _STEPS // 2}
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         whole = tensors(train([made(plugin, config)], tiny_checkpoint(name), folder, **saving))
@@ -82,7 +87,9 @@ def resumes(plugin: type[Any], config: Mapping[str, Any]) -> None:
     expect(not apart, f"resumed, other weights come out: {listed(apart)}", plugin.name, hint)
 
 
-@check("leaves-plain-modules", "finalize leaves modules of torch and transformers, and no tensors of its own", "training")
+@check(
+    "leaves-plain-modules", "finalize leaves modules of torch and transformers, and no tensors of its own", "training"
+)
 def leaves_plain_modules(plugin: type[Any], config: Mapping[str, Any]) -> None:
     before, after = tiny_checkpoint(home(plugin, config)).model, result(plugin, config).model
     strange = [
@@ -91,5 +98,7 @@ def leaves_plain_modules(plugin: type[Any], config: Mapping[str, Any]) -> None:
         if not type(module).__module__.startswith(_PLAIN)
     ]
     more = sorted(after.state_dict().keys() - before.state_dict().keys())
-    hint = "`leptonsdk.training.fold` takes transforms off a layer; delete the parameters and buffers that `prepare` added"
+    hint = (
+        "`leptonsdk.training.fold` takes transforms off a layer; delete the parameters and buffers that `prepare` added"
+    )
     expect(not strange and not more, f"left over: {listed(strange + more)}", plugin.name, hint)

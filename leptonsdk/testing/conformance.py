@@ -30,16 +30,16 @@ class _Conformance:
         if "check" not in metafunc.fixturenames:
             return
         if kind_of(cls.plugin) != cls.kind:
-            raise TypeError(f"{cls.plugin.__name__} is a {kind_of(cls.plugin)}: derive {cls.__name__} from its kind's class")
+            raise TypeError(
+                f"{cls.plugin.__name__} is a {kind_of(cls.plugin)}: derive {cls.__name__} from its kind's class"
+            )
         check_names(cls.plugin, cls.expected_failures)
         marks = {
             name: pytest.mark.xfail(raises=CheckFailed, strict=True, reason=reason)
             for name, reason in cls.expected_failures.items()
         }
         checks = checks_for(cls.plugin)
-        metafunc.parametrize(
-            "check", [pytest.param(one, id=one.name, marks=marks.get(one.name, ())) for one in checks]
-        )
+        metafunc.parametrize("check", [pytest.param(one, id=one.name, marks=marks.get(one.name, ())) for one in checks])
 
     def test_conforms(self, check: Check) -> None:
         try:

@@ -84,7 +84,9 @@ def rows_of(evaluator: type[Evaluator], roles: Sequence[str]) -> dict[str, list[
     """Values of some roles, of as many rows each."""
     own = evaluator.example_rows
     count = len(next(iter(own.values()))) if own else COUNT
-    return {role: list(own[role]) if role in own else [_VALUES.get(role, _text)(n) for n in range(count)] for role in roles}
+    return {
+        role: list(own[role]) if role in own else [_VALUES.get(role, _text)(n) for n in range(count)] for role in roles
+    }
 
 
 @dataclass(frozen=True)
@@ -123,15 +125,17 @@ def open_scoring(
     count = len(next(iter(rows.values())))
     data = to_data([{role: values[n] for role, values in rows.items()} for n in range(count)], plugin, Plugins())
     evaluator = plugin()
-    return Scoring(evaluator, checkpoint, subject, evaluator.examples(data.rows, checkpoint.processor, settings), settings)
+    return Scoring(
+        evaluator, checkpoint, subject, evaluator.examples(data.rows, checkpoint.processor, settings), settings
+    )
 
 
 def scorings(plugin: type[Evaluator], options: Config) -> list[Scoring]:
-    """One for each of the alternatives that its ``required`` names."""
+    """One for each of the alternatives that its ``required`` names; one with all roles where there is no choice."""
 
     def make() -> list[Scoring]:
         checkpoint = _model_for(plugin, options)
-        return [open_scoring(plugin, options, checkpoint, rows_of(plugin, sorted(roles))) for roles in plugin.required]
+        return [open_scoring(plugin, options, checkpoint, rows_of(plugin, roles)) for roles in _alternatives(plugin)]
 
     return kept(make, "scorings", plugin, key_of(options))
 
@@ -141,13 +145,18 @@ def scoring(plugin: type[Evaluator], options: Config) -> Scoring:
     return scorings(plugin, options)[0]
 
 
+def _alternatives(plugin: type[Evaluator]) -> list[list[str]]:
+    """The roles of each alternative; all roles together where there is no choice."""
+    return [sorted(roles) for roles in plugin.required] if len(plugin.required) > 1 else [sorted(plugin.columns)]
+
+
 def _model_for(plugin: type[Evaluator], options: Config) -> Checkpoint:
     """A tiny model that the evaluator can score: its task's, or the first that works.
 
     Raises:
         CheckFailed: None does.
     """
-    roles = plugin.required[0] if plugin.required else frozenset(plugin.columns)
+    roles = _alternatives(plugin)[0]
     by_role = "vit" if "image" in roles else "whisper" if "audio" in roles else "bert"
     fields: dict[str, Any] = {}
     if "tags" in roles:
@@ -157,7 +166,7 @@ def _model_for(plugin: type[Evaluator], options: Config) -> Checkpoint:
         for task in (plugin.name, None):
             try:
                 checkpoint = tiny_checkpoint(name, task=task, **fields)
-                open_scoring(plugin, options, checkpoint, rows_of(plugin, sorted(roles))).columns()
+                open_scoring(plugin, options, checkpoint, rows_of(plugin, roles)).columns()
             except Exception as error:
                 reasons.append(f"{name}: {type(error).__name__}: {error}")
                 continue

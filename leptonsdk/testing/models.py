@@ -29,7 +29,10 @@ _TEXT: dict[str, Any] = {
     "intermediate_size": INNER,
     "max_position_embeddings": LENGTH,
 }
-_LABELLED: dict[str, Any] = {"id2label": dict(enumerate(LABELS)), "label2id": {name: i for i, name in enumerate(LABELS)}}
+_LABELLED: dict[str, Any] = {
+    "id2label": dict(enumerate(LABELS)),
+    "label2id": {name: i for i, name in enumerate(LABELS)},
+}
 _ENDS: dict[str, Any] = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}
 
 

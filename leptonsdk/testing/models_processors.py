@@ -21,15 +21,15 @@ WORDS = (
     "a real gem",
 )
 _COMMON = "good bad film story the of it is was me so great awful dull real slow dream smile sea gem made flat".split()
-_PIECES = [*_SPECIALS, *_LETTERS, *(f"##{letter}" for letter in _LETTERS), *_COMMON]
-RARE = 8
-"""So many words at the end of the vocabulary are in no data."""
+_RARE = "radio metal tiger mist rose ladder frost tram model solar gold field stem".split()
+_PIECES = (*_SPECIALS, *_LETTERS, *(f"##{letter}" for letter in _LETTERS), *_COMMON, *_RARE)
+RARE = len(_RARE)
+"""So many words at the end of the vocabulary are in no data; they can be put together from letters."""
 SPECIAL = len(_SPECIALS)
 
 
-def _vocabulary(size: int = LENGTH) -> dict[str, int]:
-    rare = [f"rare{number}" for number in range(size)]
-    return {token: number for number, token in enumerate([*_PIECES, *rare][:size])}
+def _vocabulary() -> dict[str, int]:
+    return {token: number for number, token in enumerate(_PIECES)}
 
 
 def _pieces() -> Tokenizer:

@@ -57,7 +57,8 @@ def run_checks(
 
     Args:
         plugin: A compressor's, backend's or evaluator's class.
-        configs: Fields of its config, each to be checked; default: its ``examples``.
+        configs: Fields of its config, each to be checked; default: its ``examples`` (of an
+            evaluator, its ``example_options``).
         expected_failures: Names of checks with the reason why they fail. One that passes is an error.
         notice: Called with each result as it comes.
 
@@ -81,6 +82,12 @@ def check_names(plugin: type[Any], expected: Mapping[str, str]) -> None:
             raise UsageError(f"no check '{name}' is asked of {plugin.name}", hint=did_you_mean(name, names))
 
 
+def examples_of(plugin: type[Any]) -> Sequence[Mapping[str, Any]]:
+    """The configs that a plugin class wants to be tried with; of an evaluator, the options."""
+    found: Sequence[Mapping[str, Any]] = plugin.example_options if kind_of(plugin) == "evaluator" else plugin.examples
+    return found
+
+
 def run_check(one: Check, plugin: type[Any], configs: Sequence[Mapping[str, Any]] | None = None) -> None:
     """Run one check with every config; what the process is set to is put back afterwards.
 
@@ -91,7 +98,7 @@ def run_check(one: Check, plugin: type[Any], configs: Sequence[Mapping[str, Any]
     from leptonsdk.testing.watching import restored
 
     skipped: list[str] = []
-    configs = tuple(plugin.examples if configs is None else configs)
+    configs = tuple(examples_of(plugin) if configs is None else configs)
     for config in configs:
         where = f"config {dict(config)}: " if len(configs) > 1 else ""
         try:

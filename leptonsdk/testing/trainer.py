@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,11 @@ def train(
     trainer = trainer_for(compression, checkpoint, folder, **arguments)
     if watcher is not None:
         trainer.add_callback(watcher)
-    trainer.train(resume_from_checkpoint=resume_from)
+    gc.freeze()  # the Trainer collects garbage when it ends: looking through all of torch takes longer than the training
+    try:
+        trainer.train(resume_from_checkpoint=resume_from)
+    finally:
+        gc.unfreeze()
     return trainer.checkpoint(checkpoint)
 
 
@@ -81,9 +86,9 @@ def step_by_step(compressor: TrainingCompressor[Any], checkpoint: Checkpoint, fo
     compressor.update(0.0)
     batch = _collate(tiny_rows(checkpoint, 4))
     outputs = model(**batch, **compressor.model_inputs())
-    compressor.loss(model, batch, outputs, outputs.loss).backward()
+    compressor.loss(model, batch, outputs, outputs.loss).backward()  # type: ignore[no-untyped-call]
     compressor.update(1.0)
     compressor.logs()
     finished = compressor.finalize(model, context)
-    compressor.checkpoint(checkpoint.replace(model=finished.requires_grad_(True).eval(), quantized={}))  # type: ignore[arg-type]
+    compressor.checkpoint(checkpoint.replace(model=finished.requires_grad_(True).eval(), quantized={}))
     return finished
