@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -194,7 +195,7 @@ def keeps_integers(plugin: type[Any], config: Mapping[str, Any]) -> None:
 @check("refuses-unknown-precision", "its config takes the precisions that it declares, and no other", "backend")
 def refuses_unknown_precision(plugin: type[Any], config: Mapping[str, Any]) -> None:
     for precision in plugin.precisions:
-        error = error_of(lambda p=precision: plugin.config_class(precision=p))  # type: ignore[misc]
+        error = error_of(partial(plugin.config_class, precision=precision))
         expect(error is None, f"it declares precision '{precision}', and its config refuses it: {error}", plugin.name)
     try:
         plugin.config_class(precision="no-such-precision")

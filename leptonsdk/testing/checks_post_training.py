@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ def errors_are_clear(plugin: type[Any], config: Mapping[str, Any]) -> None:
         cases["targets that mean no layer"] = ({**config, "targets": ("no_such_layer",)}, {})
     skip_unless(cases, "it reads no data and has no targets")
     for what, (fields, changes) in cases.items():
-        error = error_of(lambda f=fields, c=changes: compress(plugin, f, tiny_checkpoint(name), **c))  # type: ignore[misc]
+        error = error_of(partial(compress, plugin, fields, tiny_checkpoint(name), **changes))
         hint = "raise a UsageError that says what, where and what to do"
         expect(is_lepton(error), f"with {what}: {type(error).__name__}: {error}", plugin.name, hint)
 
@@ -92,9 +93,9 @@ class _Interrupting(TorchFunctionMode):
 
 
 def _calls(plugin: type[Any], config: Mapping[str, Any], name: str) -> int:
-    counting = _Interrupting()
+    counting, checkpoint = _Interrupting(), tiny_checkpoint(name)
     with counting:
-        compress(plugin, config, tiny_checkpoint(name))
+        compress(plugin, config, checkpoint)
     return counting.count
 
 
@@ -107,8 +108,9 @@ def _places(calls: int) -> tuple[int, ...]:
 def errors_come_out(plugin: type[Any], config: Mapping[str, Any]) -> None:
     name = home(plugin, config)
     for at in _places(_calls(plugin, config, name)):
+        checkpoint = tiny_checkpoint(name)
         with _Interrupting(at):
-            error = error_of(lambda: compress(plugin, config, tiny_checkpoint(name)))
+            error = error_of(partial(compress, plugin, config, checkpoint))
         chain = []
         while error is not None:
             chain.append(error)
@@ -131,7 +133,7 @@ def interrupted_leaves_no_trace(plugin: type[Any], config: Mapping[str, Any]) ->
         before, weights = condition(checkpoint), tensors(checkpoint)
         with tempfile.TemporaryDirectory() as scratch:
             with _Interrupting(at):
-                error_of(lambda c=checkpoint, s=scratch: compress(plugin, config, c, Path(s)))  # type: ignore[misc]
+                error_of(partial(compress, plugin, config, checkpoint, Path(scratch)))
             harmed = changed(before, condition(checkpoint)) + differing(weights, tensors(checkpoint))
             expect(not harmed, f"the input is changed: {listed(harmed)}", where, "work on a copy")
             again = tensors(compress(plugin, config, checkpoint, Path(scratch)))

@@ -14,7 +14,7 @@ from leptonsdk.checkpoint import Checkpoint
 from leptonsdk.testing.bench import compress, differing, forward_hooks, home, kept, key_of, made, tensors
 from leptonsdk.testing.check import kind_of
 from leptonsdk.testing.models import tiny_checkpoint
-from leptonsdk.testing.watching import changed, no_network, random_states, settings
+from leptonsdk.testing.watching import changed, no_network, random_states, settings, stir
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ def _observe(plugin: type[Any], config: Mapping[str, Any]) -> Observation:
     before, weights = condition(checkpoint), tensors(checkpoint)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
+        stir()  # one that a plugin set before is not to be taken for one that it leaves alone
         generators, state = random_states(), settings()
         with no_network() as tried:
             if kind == "evaluator":

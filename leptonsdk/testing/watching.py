@@ -23,6 +23,13 @@ def random_states() -> dict[str, Any]:
     }
 
 
+def stir() -> None:
+    """Move all of these generators on."""
+    random.random()
+    np.random.random()
+    torch.rand(1)
+
+
 def settings() -> dict[str, Any]:
     """What torch and the process are set to."""
     return {
