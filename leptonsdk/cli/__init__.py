@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from leptonsdk.cli import common, environment, models, plugins, recipes
+from leptonsdk.cli import common, conformance, environment, models, plugins, recipes
 from leptonsdk.errors import LeptonError, RecipeError
 
 app = typer.Typer(
@@ -34,6 +34,7 @@ app.command("targets")(recipes.list_targets)
 app.command()(environment.doctor)
 plugins_app.command("list")(plugins.list_plugins)
 plugins_app.command()(plugins.new)
+plugins_app.command("check")(conformance.plugins_check)
 
 
 @app.callback()
