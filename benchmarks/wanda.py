@@ -6,11 +6,10 @@ Reads MODELS_DIR/smollm2 and DATA_DIR/wikitext2/wiki.valid.tokens: its first tok
 from __future__ import annotations
 
 import copy
+import json
 import tempfile
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from common import arguments, markdown, write_results
@@ -52,27 +51,28 @@ def main() -> None:
         for part in rows.split(size):
             yield {"input_ids": part}
 
-    table: list[dict[str, object]] = []
-
-    def measure(what: str, sparsity: str, model: Checkpoint, seconds: float | None) -> None:
-        scores = lepton.evaluate(model, [held_out], task="text-generation", batch_size=1, max_length=WINDOW)
-        took = "" if seconds is None else f"{seconds:.0f}"
-        table.append(
-            {"": what, "zeros": sparsity, "perplexity": f"{scores.value('perplexity'):.2f}", "seconds to prune": took}
-        )
-        print(table[-1], flush=True)
-
-    def timed(what: str, sparsity: str, make: Any) -> None:
-        start = time.perf_counter()
-        made = make()
-        measure(what, sparsity, made, time.perf_counter() - start)
-
-    measure("as it is", "none", source, None)
-    for label, config in (("half of each row", WandaConfig()), ("2 of every 4", WandaConfig(pattern="2:4"))):
-        timed("by size", label.replace("each row", "each layer"), lambda config=config: by_size(source, config))
+    def wanda(config: WandaConfig) -> Checkpoint:
         with tempfile.TemporaryDirectory() as scratch:
-            context = StepContext(seed=0, folder=Path(scratch), batches=batches)
-            timed("Wanda", label, lambda config=config, context=context: Wanda(config).compress(source, context))
+            return Wanda(config).compress(source, StepContext(seed=0, folder=Path(scratch), batches=batches))
+
+    half, pattern = WandaConfig(), WandaConfig(pattern="2:4")
+    variants: dict[str, Callable[[], Checkpoint]] = {
+        "as it is": lambda: source,
+        "by size, half of each layer": lambda: by_size(source, half),
+        "Wanda, half of each row": lambda: wanda(half),
+        "by size, 2 of every 4": lambda: by_size(source, pattern),
+        "Wanda, 2 of every 4": lambda: wanda(pattern),
+    }
+    kept = options.work_dir / "wanda.json"  # an interrupted measurement goes on
+    found: dict[str, float] = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}
+    for name, make in variants.items():
+        if name not in found:
+            scores = lepton.evaluate(make(), [held_out], task="text-generation", batch_size=1, max_length=WINDOW)
+            found[name] = scores.value("perplexity")
+            print(f"{name}: {found[name]:.2f}", flush=True)
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            kept.write_text(json.dumps(found), encoding="utf-8")
+    table = [{"pruned": name, "perplexity": f"{found[name]:.2f}"} for name in variants]
 
     write_results(
         "wanda",

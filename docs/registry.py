@@ -23,8 +23,8 @@ What the plugins of one environment answer to `lepton plugins check`, on tiny mo
 open a pull request with its row, made by `python docs/registry.py YOUR-DISTRIBUTION`. What each check asks stands in
 [plugins.md](plugins.md#its-tests) and in `lepton plugins check NAME`.
 
-| distribution | version | provides | checks | failures that are known, and not asked | leptonsdk | checked |
-|---|---|---|---|---|---|---|
+| distribution | version | provides | checks passed | not passed | nothing to check | leptonsdk | date |
+|---|---|---|---|---|---|---|---|
 """
 
 
@@ -39,27 +39,28 @@ def lepton(*arguments: str) -> Any:
 
 def row(record: Mapping[str, Any], core: str, checked: Sequence[Mapping[str, Any]]) -> str:
     """A plugin's line: what it provides, how many checks passed, and which did not."""
-    results = [(one["name"], check) for one in checked for check in one["checks"]]
-    counts = {state: sum(check["state"] == state for _, check in results) for state in ("passed", "skipped")}
-    others = [
-        f"{name}: `{check['name']}` ({check['state']}: {' '.join(check['message'].split())})"
-        for name, check in results
-        if check["state"] not in counts
-    ]
-    skipped = sorted({check["name"] for _, check in results if check["state"] == "skipped"})
-    notes = [*others, *([f"not asked: {', '.join(skipped)}"] if skipped else [])]
-    provides = "; ".join(f"{kind} {', '.join(names)}" for kind, names in record["provides"].items())
-    asked = len(results) - counts["skipped"]
+    checks = [check for one in checked for check in one["checks"]]
+    asked = [check for check in checks if check["state"] != "skipped"]
     cells = [
         record["distribution"],
         record["version"],
-        provides,
-        f"{counts['passed']} of {asked} passed",
-        "; ".join(notes).replace("|", "\\|"),
+        "; ".join(f"{kind} {', '.join(names)}" for kind, names in record["provides"].items()),
+        f"{sum(check['state'] == 'passed' for check in asked)} of {len(asked)}",
+        "; ".join(filter(None, map(failures, checked))),
+        ", ".join(sorted({check["name"] for check in checks if check["state"] == "skipped"})),
         core,
         str(datetime.date.today()),
     ]
-    return f"| {' | '.join(cells)} |"
+    return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
+
+
+def failures(one: Mapping[str, Any]) -> str:
+    """Which checks of one class did not pass, and what they say, the same only once."""
+    failed = [check for check in one["checks"] if check["state"] not in ("passed", "skipped")]
+    if not failed:
+        return ""
+    said = dict.fromkeys(" ".join(check["message"].split())[:300] for check in failed)
+    return f"{one['name']}: {', '.join(check['name'] for check in failed)} ({'; '.join(said)})"
 
 
 def rows_of(page: str) -> dict[str, str]:

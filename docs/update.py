@@ -10,6 +10,9 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
+import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,15 +33,17 @@ def block(kind: str, name: str) -> str:
         language = {".py": "python", ".toml": "toml", ".yaml": "yaml"}[Path(name).suffix]
         return f"```{language}\n{(ROOT / name).read_text(encoding='utf-8').rstrip()}\n```\n"
     lines = hooks() if kind == "hooks" else class_outline(name)
-    return "```python\n" + "\n".join(lines) + "\n```\n"
+    ruff = [sys.executable, "-m", "ruff", "format", "--quiet", "--stdin-filename", str(PAGE.with_suffix(".py")), "-"]
+    formatted = subprocess.run(ruff, input="\n".join(lines), stdout=subprocess.PIPE, text=True, check=True).stdout
+    return f"```python\n{formatted}```\n"
 
 
 def hooks() -> Iterator[str]:
-    """Each hook's signature under the first line of its description."""
+    """Each hook's signature under what its description says first."""
     for number, node in enumerate(n for n in _tree("specs.py").body if isinstance(n, ast.FunctionDef)):
         if number:
             yield ""
-        yield f"# {_first_line(node)}"
+        yield from _comment(_paragraphs(node)[:1], "")
         yield _signature(node)
 
 
@@ -47,17 +52,21 @@ def class_outline(name: str) -> Iterator[str]:
     trees = [_tree("classes.py"), _tree("capabilities.py")]
     (node,) = [n for tree in trees for n in tree.body if isinstance(n, ast.ClassDef) and n.name == name]
     described = _attributes(ast.get_docstring(node) or "")
+    prose = [text for text in _paragraphs(node) if "    " not in text and not text.endswith("::")]
     yield f"class {name}({', '.join(map(ast.unparse, node.bases))}):" if node.bases else f"class {name}:"
-    begun = False
+    yield from textwrap.indent('"""' + "\n\n".join(prose) + '"""', "    ").splitlines()
+    first = begun = True
     for item in node.body:
         if isinstance(item, ast.AnnAssign):
+            if first:
+                yield ""
+            first = False
             yield from (f"    # {line}" for line in described.get(ast.unparse(item.target), ()))
             yield f"    {ast.unparse(item)}"
         elif isinstance(item, ast.FunctionDef) and (item.name == "__call__" or not item.name.startswith("_")):
             if begun:
                 yield ""
-            if (text := _first_line(item)) is not None:
-                yield f"    # {text}"
+            yield from _comment(_paragraphs(item)[:1], "    ")
             yield from (f"    @{ast.unparse(decorator)}" for decorator in item.decorator_list)
             yield f"    {_signature(item)}"
         else:
@@ -88,9 +97,12 @@ def _signature(node: ast.FunctionDef) -> str:
     return f"def {node.name}({ast.unparse(node.args)}){returns}: ..."
 
 
-def _first_line(node: ast.FunctionDef) -> str | None:
-    text = ast.get_docstring(node)
-    return None if text is None else text.partition("\n")[0]
+def _paragraphs(node: ast.FunctionDef | ast.ClassDef) -> list[str]:
+    return [part for part in (ast.get_docstring(node) or "").split("\n\n") if part]
+
+
+def _comment(paragraphs: list[str], indent: str) -> Iterator[str]:
+    return (f"{indent}# {line}" for text in paragraphs for line in text.splitlines())
 
 
 if __name__ == "__main__":
