@@ -33,6 +33,7 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/joint.py --data-dir "$(DATA_DIR)" --models-dir "$(MODELS_DIR)"
 	$(BIN)/python benchmarks/distillation.py --data-dir "$(DATA_DIR)" --models-dir "$(MODELS_DIR)"
 	$(BIN)/python benchmarks/pruning.py --data-dir "$(DATA_DIR)" --models-dir "$(MODELS_DIR)"
+	$(BIN)/python benchmarks/wanda.py --data-dir "$(DATA_DIR)" --models-dir "$(MODELS_DIR)"
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

@@ -58,6 +58,15 @@ def test_pickled_weights_and_missing_heads_are_refused(tmp_path: Path, bert_fold
         lepton.save_model(lepton.load_model(bert_folder), tmp_path / "config.json")
 
 
+def test_a_plugins_own_evaluation_of_a_task_takes_its_models(bert_folder: Path) -> None:
+    model = lepton.load_model(bert_folder, task="text-classification/by-length")
+    assert (model.task, type(model.model).__name__) == (
+        "text-classification/by-length",
+        "BertForSequenceClassification",
+    )
+    assert model.processor is not None
+
+
 def test_half_precision_weights_go_back_as_they_came(tmp_path: Path, bert_folder: Path) -> None:
     model = lepton.load_model(bert_folder)
     lepton.save_model(model, tmp_path / "half", dtype=torch.float16)

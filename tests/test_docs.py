@@ -16,10 +16,11 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
 PYTHON = [text for kind, text in BLOCKS if kind == "python"]
+NEW_PLUGIN = "lepton plugins new"  # its block runs in an environment of its own: tests/scaffold/test_fresh.py
 COMMANDS = [
     line.removeprefix("$ ")
     for kind, text in BLOCKS
-    if kind == "console"
+    if kind == "console" and NEW_PLUGIN not in text
     for line in text.splitlines()
     if line.startswith(("$ lepton ", "$ python "))
 ]

@@ -3,12 +3,13 @@
 from leptonsdk.checkpoint.hub import download
 from leptonsdk.checkpoint.loading import load_checkpoint, load_like, load_skeleton
 from leptonsdk.checkpoint.model import Checkpoint, Source
-from leptonsdk.checkpoint.tasks import infer_task, load_processor, model_class_for
+from leptonsdk.checkpoint.tasks import hub_task, infer_task, load_processor, model_class_for
 
 __all__ = [
     "Checkpoint",
     "Source",
     "download",
+    "hub_task",
     "infer_task",
     "load_checkpoint",
     "load_like",

@@ -18,6 +18,11 @@ _WRITES = "text2text-generation"
 _BOTH_TASKS = frozenset({"automatic-speech-recognition", "image-to-text"})
 
 
+def hub_task(task: str) -> str:
+    """The Hub's name of a task. A plugin's own evaluation of one is called ``HUB-TASK/NAME``: its models are that task's."""
+    return task.partition("/")[0]
+
+
 def model_class_for(task: str, config: Any = None) -> Any:
     """The Auto class that loads models of a task, as optimum's TasksManager has it.
 
@@ -26,7 +31,7 @@ def model_class_for(task: str, config: Any = None) -> Any:
     from optimum.exporters.tasks import TasksManager
 
     try:
-        task = TasksManager.map_from_synonym(task)
+        task = TasksManager.map_from_synonym(hub_task(task))
         model_type = getattr(config, "model_type", None) if task == "automatic-speech-recognition" else None
         return TasksManager.get_model_class_for_task(task, model_type=model_type)
     except (KeyError, ValueError) as error:
@@ -57,6 +62,7 @@ def task_of(architectures: Iterable[str], name: str) -> str:
 
 def load_processor(folder: Path, task: str, **options: Any) -> Any:
     """The processing class of a task's models (tokenizer, image processor, feature extractor, or processor), or None."""
+    task = hub_task(task)
     loaders: tuple[Any, ...] = (AutoTokenizer, AutoProcessor)
     if task in _VISION_TASKS:
         loaders = (AutoImageProcessor,)

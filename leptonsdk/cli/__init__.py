@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from leptonsdk.cli import common, environment, models, recipes
+from leptonsdk.cli import common, conformance, environment, models, plugins, recipes
 from leptonsdk.errors import LeptonError, RecipeError
 
 app = typer.Typer(
@@ -32,13 +32,15 @@ app.command()(models.gate)
 app.command("recipes")(recipes.list_recipes)
 app.command("targets")(recipes.list_targets)
 app.command()(environment.doctor)
-plugins_app.command("list")(environment.plugins_list)
+plugins_app.command("list")(plugins.list_plugins)
+plugins_app.command()(plugins.new)
+plugins_app.command("check")(conformance.plugins_check)
 
 
 @app.callback()
 def _common(
     no_plugin: Annotated[
-        list[str] | None, typer.Option("--no-plugin", metavar="NAME", help="Leave a plugin out.")
+        list[str] | None, typer.Option("--no-plugin", metavar="NAME", help="Leave a plugin, or a distribution's, out.")
     ] = None,
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:

@@ -1,4 +1,4 @@
-"""``lepton plugins list`` and ``lepton doctor``."""
+"""``lepton doctor``."""
 
 from __future__ import annotations
 
@@ -7,22 +7,6 @@ import json
 import typer
 
 from leptonsdk.cli import common
-
-
-def plugins_list(as_json: common.Json = False) -> None:
-    """What is installed: what works, what was set aside and why."""
-    plugins = common.plugins()
-    if as_json:
-        from dataclasses import asdict
-
-        typer.echo(json.dumps([asdict(record) for record in plugins.records], indent=2))
-        return
-    for record in plugins.records:
-        typer.echo(f"{record.name:<20} {record.status:<10} {record.distribution} {record.version}")
-        for kind, names in record.provides.items():
-            typer.echo(f"{'':<20} {kind}: {', '.join(names)}")
-        if record.reason and record.status != "active":
-            typer.echo(f"{'':<20} {record.reason}")
 
 
 def doctor(as_json: common.Json = False) -> None:

@@ -13,9 +13,13 @@ GENERATIVE_TASKS = frozenset({"text-generation"})
 
 def write_companions(checkpoint: Checkpoint, folder: Path) -> None:
     """Write the model's config, its processor's files and, of one that generates, the generation config."""
+    from leptonsdk.checkpoint import hub_task
+
     checkpoint.model.config.save_pretrained(folder)
     generation = getattr(checkpoint.model, "generation_config", None)
-    generates = checkpoint.task in GENERATIVE_TASKS or getattr(checkpoint.model.config, "is_encoder_decoder", False)
+    generates = hub_task(checkpoint.task) in GENERATIVE_TASKS or getattr(
+        checkpoint.model.config, "is_encoder_decoder", False
+    )
     if generation is not None and generates:
         generation.save_pretrained(folder)
     checkpoint.save_processor(folder)

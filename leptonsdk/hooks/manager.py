@@ -8,13 +8,20 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import re
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import pluggy
 
-from leptonsdk.errors import MissingPluginError, did_you_mean
+from leptonsdk.errors import (
+    LeptonDeprecationWarning,
+    LeptonPendingDeprecationWarning,
+    MissingPluginError,
+    did_you_mean,
+)
 from leptonsdk.hooks import specs
 from leptonsdk.hooks.classes import Backend, Compressor, DatasetProvider, Evaluator
 
@@ -35,7 +42,7 @@ CLASS_ATTRIBUTES = {
 
 @dataclass
 class PluginRecord:
-    """One plugin as found: where it comes from, what it provides, or why it was set aside."""
+    """One plugin as found: where it comes from, what it provides, why it was set aside or will be."""
 
     name: str
     distribution: str
@@ -47,6 +54,9 @@ class PluginRecord:
     @property
     def label(self) -> str:
         return f"{self.name} ({self.distribution} {self.version})"
+
+    def set_aside(self, reason: str) -> None:
+        self.status, self.reason = "set aside", reason
 
 
 class Plugins:
@@ -62,13 +72,17 @@ class Plugins:
     def add(self, module: object, record: PluginRecord) -> None:
         """Register one plugin, or set it aside with the reason. Nothing of a plugin that is set aside stays."""
         self.records.append(record)
+        if self.hooks.is_registered(module):  # two distributions whose files stand in one place
+            record.set_aside(f"its module {getattr(module, '__name__', module)} is another plugin's already")
+            return
         try:
             found = self._collect(module)
         except Exception as error:
-            record.status, record.reason = "set aside", f"{type(error).__name__}: {error}"
+            record.set_aside(f"{type(error).__name__}: {error}")
             if self.hooks.is_registered(module):
                 self.hooks.unregister(module)
             return
+        _warn_of_age(module, record)
         for kind, classes in found.items():
             for name, cls in classes.items():
                 self._classes[kind][name] = cls
@@ -76,9 +90,7 @@ class Plugins:
         record.provides = {kind: sorted(classes) for kind, classes in found.items() if classes}
 
     def _collect(self, module: object) -> dict[str, dict[str, type]]:
-        api = getattr(module, "LEPTON_HOOK_API", specs.HOOK_API)
-        if not isinstance(api, int) or api > specs.HOOK_API:
-            raise TypeError(f"it was written for hook API {api}, this leptonsdk has {specs.HOOK_API}: update leptonsdk")
+        _check_api(_api_of(module))
         self.hooks.register(module)
         self.hooks.check_pending()
         found: dict[str, dict[str, type]] = {}
@@ -93,8 +105,9 @@ class Plugins:
                     name: str = cls.name
                     owner = self._owners.get((kind, name))
                     if owner is not None or name in found[kind]:
+                        room = f": leave that out (--no-plugin {owner.name}) to use this one" if owner else ""
                         taken = owner.label if owner else "itself"
-                        raise ValueError(f"{kind} '{name}' is already provided by {taken}")
+                        raise ValueError(f"{kind} '{name}' is already provided by {taken}{room}")
                     found[kind][name] = cls
         return found
 
@@ -122,6 +135,30 @@ class Plugins:
         return self._owners[kind, name]
 
 
+def _api_of(module: object) -> object:
+    return getattr(module, "LEPTON_HOOK_API", specs.HOOK_API)
+
+
+def _check_api(api: object) -> None:
+    if not isinstance(api, int) or api > specs.HOOK_API:
+        raise TypeError(f"it was written for hook API {api}, this leptonsdk has {specs.HOOK_API}: update leptonsdk")
+    if api < specs.OLDEST_HOOK_API:
+        raise TypeError(f"it was written for hook API {api}, this leptonsdk has {specs.HOOK_API}: update the plugin")
+
+
+def _warn_of_age(module: object, record: PluginRecord) -> None:
+    """Warn of a plugin that was written for an older hook API which still works."""
+    api = _api_of(module)
+    if not isinstance(api, int) or api >= specs.HOOK_API:
+        return
+    record.reason = f"it was written for hook API {api}, this leptonsdk has {specs.HOOK_API}"
+    category: type[Warning] = LeptonPendingDeprecationWarning
+    if api <= specs.DEPRECATED_HOOK_API:
+        category = LeptonDeprecationWarning
+        record.reason += f", and the next major version drops {api}: update the plugin"
+    warnings.warn(f"plugin {record.label}: {record.reason}", category, stacklevel=3)
+
+
 def _iterate(hook: str, answer: object) -> Iterable[object]:
     if isinstance(answer, (str, bytes, type)) or not isinstance(answer, Iterable):
         raise TypeError(f"{hook} returned {type(answer).__name__}, not an iterable of classes")
@@ -145,39 +182,63 @@ def _check_class(hook: str, kind: str, base: type, cls: object) -> type[Any]:
 def load_plugins(*, without: Iterable[str] = (), only: Iterable[str] | None = None) -> Plugins:
     """Find every installed plugin through the entry-point group ``leptonsdk``.
 
+    Of two plugins of one name, the one whose distribution comes first in the alphabet is used.
+
     Args:
-        without: Names of plugins to leave out (``--no-plugin``).
-        only: Names of the plugins to use; default: the environment variable ``LEPTONSDK_PLUGINS`` (comma separated),
-            or all when it is not set. The built-in plugin ``core`` is always there.
+        without: Names of plugins, or of their distributions, to leave out (``--no-plugin``).
+        only: Those to use; default: the environment variable ``LEPTONSDK_PLUGINS`` (comma separated), or all when it is
+            not set. The built-in plugin ``core`` is always there.
     """
     if only is None and (listed := os.environ.get(ENVIRONMENT)) is not None:
         only = [name.strip() for name in listed.split(",") if name.strip()]
-    wanted, unwanted = None if only is None else {*only, "core"}, set(without)
-    points = sorted(
-        importlib.metadata.entry_points(group=specs.GROUP), key=lambda point: (point.name != "core", point.name)
-    )
+    wanted = None if only is None else {_canonical(name) for name in (*only, "core")}
+    unwanted = {_canonical(name) for name in without}
     plugins = Plugins()
-    for point in points:
-        distribution = point.dist
-        record = PluginRecord(
-            name=point.name,
-            distribution=distribution.name if distribution else "unknown",
-            version=distribution.version if distribution else "unknown",
-        )
-        if point.name in unwanted or (wanted is not None and point.name not in wanted):
+    known: set[str] = set()
+    for point in sorted(importlib.metadata.entry_points(group=specs.GROUP), key=_order):
+        record = _record(point)
+        names = {_canonical(record.name), _canonical(record.distribution)}
+        known |= names
+        if names & unwanted or (wanted is not None and not names & wanted):
             record.status, record.reason = "disabled", "left out by the user"
             plugins.records.append(record)
-            continue
-        try:
-            module = point.load()
-        except BaseException as error:
-            if isinstance(error, KeyboardInterrupt):
-                raise
-            record.status, record.reason = "set aside", f"cannot be imported: {type(error).__name__}: {error}"
-            plugins.records.append(record)
-            continue
-        plugins.add(module, record)
-    known = {point.name for point in points}
+        else:
+            _load(point, record, plugins)
     if unknown := sorted((unwanted | (wanted or set())) - known):
         raise MissingPluginError(f"no plugin named {', '.join(unknown)}", hint=did_you_mean(unknown[0], known))
     return plugins
+
+
+def _load(point: importlib.metadata.EntryPoint, record: PluginRecord, plugins: Plugins) -> None:
+    """Import one plugin and register it, or set it aside."""
+    taken = next((r for r in plugins.records if r.name == record.name and r.status == "active"), None)
+    if taken is not None:
+        room = f"leave that out (--no-plugin {taken.distribution}) to use this one"
+        record.set_aside(f"another plugin has its name: {taken.label}; {room}")
+        plugins.records.append(record)
+        return
+    try:
+        module = point.load()
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        record.set_aside(f"cannot be imported: {type(error).__name__}: {error}")
+        plugins.records.append(record)
+        return
+    plugins.add(module, record)
+
+
+def _record(point: importlib.metadata.EntryPoint) -> PluginRecord:
+    found = point.dist
+    return PluginRecord(point.name, found.name if found else "unknown", found.version if found else "unknown")
+
+
+def _order(point: importlib.metadata.EntryPoint) -> tuple[bool, str, bool, str]:
+    """The built-in plugin first, then by name, then by distribution."""
+    distribution = point.dist.name if point.dist else ""
+    return point.name != "core", point.name, distribution != "leptonsdk", distribution
+
+
+def _canonical(name: str) -> str:
+    """As package indexes compare names: ``Movement_Pruning`` is ``movement-pruning``."""
+    return re.sub(r"[-_.]+", "-", name).lower()

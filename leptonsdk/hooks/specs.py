@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 
 GROUP = "leptonsdk"
 HOOK_API = 1
-"""The hook API's version. A plugin module may state the one it was written for as ``LEPTON_HOOK_API = 1``."""
+"""The hook API's version. A plugin module states the one it was written for as ``LEPTON_HOOK_API = 1``."""
+OLDEST_HOOK_API = 1
+"""Plugins that were written for an older one are set aside."""
+DEPRECATED_HOOK_API = 0
+"""Plugins that were written for this one or an older one are set aside from the next major version on."""
 
 hookspec = pluggy.HookspecMarker(GROUP)
 hookimpl = pluggy.HookimplMarker(GROUP)

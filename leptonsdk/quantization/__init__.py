@@ -11,6 +11,8 @@ from leptonsdk.lazy import names_on_demand
 from leptonsdk.quantization.compressor import LayerQuantizer, QuantizerConfig, RoundToNearest, RoundToNearestConfig
 from leptonsdk.quantization.layers import (
     LinearLayer,
+    bias_of,
+    choose_layers,
     class_names,
     layers_to_quantize,
     table_of,
@@ -43,7 +45,9 @@ __all__ = [
     "RoundToNearest",
     "RoundToNearestConfig",
     "Scheme",
+    "bias_of",
     "check_fits",
+    "choose_layers",
     "class_names",
     "fit_codebook",
     "fitting_group_sizes",

@@ -1,4 +1,4 @@
-"""Which layers of a model are quantized, and which cannot be."""
+"""Which layers of a model a compressor works on, and which it cannot."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from leptonsdk.quantization.scheme import Pieces, check_fits, matches
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-# Classes that hold a linear map, but of a kind that no format stores quantized.
-_UNSTORABLE = frozenset({"Conv2d", "Conv3d"})
+# Classes that hold a linear map, but of a kind that compressors of weights do not take, nor formats store quantized.
+_OTHER = frozenset({"Conv2d", "Conv3d"})
 _EMBEDDING = "Embedding"
 
 
@@ -41,6 +41,12 @@ def weight_of(module: nn.Module) -> Tensor:
     """
     weight: Tensor = module.weight  # type: ignore[assignment]
     return weight.t() if is_conv1d(module) else weight
+
+
+def bias_of(module: nn.Module) -> Tensor | None:
+    """A layer's bias ``[out]``, if it has one."""
+    bias: Tensor | None = module.bias  # type: ignore[assignment]
+    return None if bias is None else bias.detach()
 
 
 def is_conv1d(module: nn.Module) -> bool:
@@ -108,6 +114,57 @@ def table_of(model: nn.Module) -> dict[str, str]:
     return {owner: name for name, owners in embedding_tables(model).items() for owner in owners}
 
 
+def choose_layers(
+    model: nn.Module,
+    targets: Iterable[str],
+    ignore: Iterable[str] = (),
+    done: Iterable[str] = (),
+    *,
+    embeddings: bool = False,
+) -> list[LinearLayer]:
+    """The layers that the patterns mean: what a compressor of weights works on.
+
+    A tied layer is left out whatever its name: its weight is an embedding's. That is taken where the embedding is meant,
+    once for all that hold it, and stands under `embedding_tables`' name for it.
+
+    Args:
+        model: Any model.
+        targets: Patterns (class, name or end of it, ``re:REGEX``).
+        ignore: Patterns of layers to leave out.
+        done: Names of layers that are quantized already, and are left out.
+        embeddings: Whether embedding tables may be meant too.
+
+    Raises:
+        UsageError: Nothing is meant; a layer is meant that cannot be taken (``Conv2d``); a table is meant that an ignored
+            layer shares; or transformers quantized the model already.
+    """
+    refuse_library_layers(model)
+    targets, ignore, done = tuple(targets), tuple(ignore), frozenset(done)
+    linear, tied, tables = linear_layers(model), tied_layers(model), table_of(model)
+    modules = dict(model.named_modules())
+    meant: dict[str, None] = {}
+    other = []
+    for name, module in modules.items():
+        classes = class_names(module)
+        if name and matches(name, classes, targets, ignore):
+            if name in linear:
+                meant[name] = None
+            elif _EMBEDDING in classes and embeddings:
+                meant[tables[name]] = None
+            elif classes & {*_OTHER, _EMBEDDING}:
+                other.append(f"{name} ({type(module).__name__})")
+    if other:
+        raise UsageError(
+            f"only nn.Linear, Conv1D and, by `rtn`, embeddings can be taken, these layers cannot: {', '.join(other)}",
+            hint="narrow `targets`, or add them to `ignore`",
+        )
+    _check_ties(model, [name for name in meant if name in tables], ignore)
+    chosen = [LinearLayer(n, modules[n]) for n in meant if n not in tied and n not in done]
+    if not chosen:
+        raise UsageError(_nothing(targets, ignore, [n for n in meant if n in tied], [n for n in meant if n in done]))
+    return chosen
+
+
 def layers_to_quantize(
     model: nn.Module,
     scheme: Pieces,
@@ -117,50 +174,12 @@ def layers_to_quantize(
     *,
     embeddings: bool = False,
 ) -> list[LinearLayer]:
-    """The layers that the patterns mean, checked to fit the scheme.
-
-    A tied layer is left out whatever its name: its weight is an embedding's. That is quantized where the embedding is meant,
-    once for all that hold it, and stands under `embedding_tables`' name for it.
-
-    Args:
-        model: Any model.
-        scheme: What they will be quantized to.
-        targets: Patterns (class, name or end of it, ``re:REGEX``).
-        ignore: Patterns of layers to leave out.
-        done: Names of layers that are quantized already, and are left out.
-        embeddings: Whether embedding tables may be meant too.
+    """`choose_layers`, checked to fit a scheme.
 
     Raises:
-        UsageError: Nothing is meant; a layer is meant that cannot be quantized (``Conv2d``); a table is meant that an ignored
-            layer shares; groups do not fit; or transformers quantized the model already.
+        UsageError: Groups do not fit some layer, or what `choose_layers` raises.
     """
-    refuse_library_layers(model)
-    targets, ignore, done = tuple(targets), tuple(ignore), frozenset(done)
-    linear, tied, tables = linear_layers(model), tied_layers(model), table_of(model)
-    modules = dict(model.named_modules())
-    meant: dict[str, None] = {}
-    unstorable = []
-    for name, module in modules.items():
-        classes = class_names(module)
-        if name and matches(name, classes, targets, ignore):
-            if name in linear:
-                meant[name] = None
-            elif _EMBEDDING in classes and embeddings:
-                meant[tables[name]] = None
-            elif classes & {*_UNSTORABLE, _EMBEDDING}:
-                unstorable.append(f"{name} ({type(module).__name__})")
-    if unstorable:
-        raise UsageError(
-            f"these layers cannot be stored quantized, only nn.Linear, Conv1D and, by `rtn`, embeddings can: "
-            f"{', '.join(unstorable)}",
-            hint="narrow `targets`, or add them to `ignore`",
-        )
-    _check_ties(model, [name for name in meant if name in tables], ignore)
-    chosen = [LinearLayer(n, modules[n]) for n in meant if n not in tied and n not in done]
-    if not chosen:
-        raise UsageError(
-            _nothing(model, targets, ignore, [n for n in meant if n in tied], [n for n in meant if n in done])
-        )
+    chosen = choose_layers(model, targets, ignore, done, embeddings=embeddings)
     check_fits(scheme, {layer.name: layer.in_features for layer in chosen})
     return chosen
 
@@ -177,10 +196,8 @@ def _check_ties(model: nn.Module, meant: Iterable[str], ignore: tuple[str, ...])
             )
 
 
-def _nothing(
-    model: nn.Module, targets: tuple[str, ...], ignore: tuple[str, ...], tied: list[str], done: list[str]
-) -> str:
-    message = f"no linear layer is left to quantize by targets {list(targets)} and ignore {list(ignore)}"
+def _nothing(targets: tuple[str, ...], ignore: tuple[str, ...], tied: list[str], done: list[str]) -> str:
+    message = f"no linear layer is left by targets {list(targets)} and ignore {list(ignore)}"
     if tied:
         message += f"; tied to an embedding: {', '.join(tied)}"
     if done:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from leptonsdk.errors import MissingPluginError
-from leptonsdk.hooks import load_plugins
+from leptonsdk.errors import LeptonDeprecationWarning, LeptonPendingDeprecationWarning, MissingPluginError
+from leptonsdk.hooks import load_plugins, specs
 
 GOOD = """
 from leptonsdk import hookimpl
@@ -132,3 +132,24 @@ def test_the_command_lists_both_and_obeys(site: Path) -> None:
     assert {r["name"] for r in limited if r["status"] == "active"} == {"core", "good"}
     without = json.loads(lepton("--no-plugin", "good", "plugins", "list", "--json").stdout)
     assert {r["name"]: r["status"] for r in without}["good"] == "disabled"
+
+
+def test_a_plugin_of_an_older_hook_api_works_and_warns_until_it_is_dropped(
+    site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (site / "fake_good.py").write_text(f"LEPTON_HOOK_API = 1\n{GOOD.format(name='shrink')}")
+    sys.modules.pop("fake_good", None)
+    monkeypatch.setenv("LEPTONSDK_PLUGINS", "good")
+    monkeypatch.setattr(specs, "HOOK_API", 2)
+    with pytest.warns(LeptonPendingDeprecationWarning, match="good .*was written for hook API 1, this leptonsdk has 2"):
+        plugins = load_plugins()
+    assert plugins.get("compressor", "shrink")
+    monkeypatch.setattr(specs, "DEPRECATED_HOOK_API", 1)
+    with pytest.warns(LeptonDeprecationWarning, match="the next major version drops 1: update the plugin"):
+        plugins = load_plugins()
+    (record,) = [record for record in plugins.records if record.name == "good"]
+    assert (record.status, "next major version" in (record.reason or "")) == ("active", True)
+    monkeypatch.setattr(specs, "OLDEST_HOOK_API", 2)
+    (record,) = [record for record in load_plugins().records if record.name == "good"]
+    assert record.status == "set aside"
+    assert "update the plugin" in (record.reason or "")

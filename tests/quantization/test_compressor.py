@@ -133,7 +133,7 @@ def test_layers_of_other_kinds_are_named_as_what_cannot_be_stored(tmp_path: Path
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
     config = transformers.ViTConfig(image_size=8, patch_size=4, **sizes)
     source = StandIn(transformers.ViTForImageClassification(config))
-    with pytest.raises(UsageError, match=r"cannot be stored.*projection \(Conv2d\)"):
+    with pytest.raises(UsageError, match=r"these layers cannot.*projection \(Conv2d\)"):
         run(source, tmp_path, scheme="W8A16", targets=["Conv2d"])
     with pytest.raises(UsageError, match=r"by `rtn`, embeddings.*model\.embed_tokens \(Embedding\)"):
         layers_to_quantize(llama().model, Scheme(num_bits=8), ["Embedding"])

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import torch
 from leptonsdk_gptq import GPTQ, GPTQConfig, calibrate
-from leptonsdk_gptq.calibrate_streams import find_groups
 
+from leptonsdk.calibration import calibration_inputs
+from leptonsdk.calibration.streams import find_groups
 from leptonsdk.checkpoint import load_checkpoint
 from leptonsdk.errors import UsageError
 from leptonsdk.quantization import RoundToNearest, RoundToNearestConfig, layers_to_quantize, weight_of
@@ -22,7 +23,7 @@ ARCHITECTURES = ["bert", "gpt2", "llama", "t5", "vit", "whisper"]
 def outputs(tiny: Any, checkpoint: Any, name: str) -> torch.Tensor:
     held_out = tiny.inputs(name, count=6, seed=99)
     model = checkpoint.model
-    batches = calibrate.calibration_inputs(model, tiny.context(Path(), held_out), 6)
+    batches = calibration_inputs(model, tiny.context(Path(), held_out), 6)
     with torch.no_grad():
         (batch,) = list(batches)
         return model(**batch).logits.float()
@@ -159,11 +160,11 @@ def test_interrupted_work_goes_on_where_it_stopped(tiny: Any, tmp_path: Path, mo
     original = calibrate._solve
 
     def stop_at(limit: int) -> None:
-        def solve(lockstep: object, group: object, *rest: object) -> object:
+        def solve(walk: object, layers: object, group: object, *rest: object) -> object:
             if len(solved) == limit:
                 raise KeyboardInterrupt
             solved.append(group.names[0])  # type: ignore[attr-defined]
-            return original(lockstep, group, *rest)  # type: ignore[arg-type]
+            return original(walk, layers, group, *rest)  # type: ignore[arg-type]
 
         monkeypatch.setattr(calibrate, "_solve", solve)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from leptonsdk.artifact import Artifact
+from leptonsdk.checkpoint import hub_task
 from leptonsdk.errors import ExportError, UsageError
 from leptonsdk.exporting import (
     GENERATIVE_TASKS,
@@ -52,7 +53,7 @@ def export_checkpoint(checkpoint: Checkpoint, folder: Path, config: CoreMLConfig
             hint="export it with onnxruntime or openvino",
         )
     precision = resolve_precision(config, checkpoint)
-    decoder = task in GENERATIVE_TASKS
+    decoder = hub_task(task) in GENERATIVE_TASKS
     context.progress(0, _STEPS, "tracing")
     samples = sample_batches(model, context, _DECODER_BATCH if decoder else _PARITY_BATCH, _PARITY_BATCHES)
     traced = trace(model, tracing_inputs(samples[0], pad_left=decoder))

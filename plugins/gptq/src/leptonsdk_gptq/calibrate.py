@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 import copy
-import inspect
-import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from leptonsdk.calibration import Group, Inputs, LayerByLayer, calibration_inputs, row_count
 from leptonsdk.checkpoint import Checkpoint
 from leptonsdk.errors import UsageError
 from leptonsdk.hooks import StepContext
 from leptonsdk.quantization import QuantizedTensor, Scheme, layers_to_quantize, round_to_nearest, weight_of
 from leptonsdk_gptq.calibrate_kept import Kept, fingerprint
 from leptonsdk_gptq.calibrate_statistics import Statistics
-from leptonsdk_gptq.calibrate_streams import Group, Inputs, Lockstep, Stream, arrivals, find_groups
 from leptonsdk_gptq.config import GPTQConfig
 from leptonsdk_gptq.memory import trim
 from leptonsdk_gptq.solve import solve
 from leptonsdk_gptq.tune import tune_scales
 
 _TUNING_POSITIONS = 512
-_DECODER_SHARE = 16  # of the budget, the part that an encoder-decoder's decoder must have seen, at least
-_DECODED = 64  # tokens that an encoder-decoder writes for itself where the calibration data has only its inputs
 
 
 def compress(checkpoint: Checkpoint, config: GPTQConfig, context: StepContext) -> Checkpoint:
@@ -36,55 +32,35 @@ def compress(checkpoint: Checkpoint, config: GPTQConfig, context: StepContext) -
         layer.name: layer.module
         for layer in layers_to_quantize(model, scheme, config.targets, config.ignore, checkpoint.quantized)
     }
-    context.progress(0, len(layers), "reading calibration data")
-    first = next(batches, None)
-    if first is None:
-        raise UsageError("the calibration data is empty", hint="give some rows")
-    kept = Kept(context.folder, fingerprint(config, layers, first))
-    groups = find_groups(model, layers, _one_row(first))
-    found = dict(kept.tensors)
+    found: dict[str, QuantizedTensor] = {}
     scale_dtype = _scale_dtype(checkpoint)
-    with torch.no_grad():
-        lockstep = Lockstep(model, layers, groups, compute_dtype(config, model))
-        with lockstep.opened(lambda name: found[name].dequantize()):
-            positions, rows = _start(lockstep, first, batches, config)
-            _solve_all(lockstep, found, kept, scheme, scale_dtype, config, context)
-        for name in layers.keys() - found.keys():  # never called in calibration: an expert, a head for another task
+    context.progress(0, len(layers), "reading calibration data")
+    with LayerByLayer(
+        model,
+        layers,
+        batches,
+        positions=config.resolved_tokens,
+        new_weight=lambda name: found[name].dequantize(),
+        with_source=config.resolved_correction > 0,
+        compute_dtype=compute_dtype(config, model),
+    ) as walk:
+        kept = Kept(context.folder, fingerprint(config, layers, walk.first))
+        found.update(kept.tensors)
+        _solve_all(walk, layers, found, kept, scheme, scale_dtype, config, context)
+        for name in walk.unreached():
             found[name] = round_to_nearest(weight_of(layers[name]), scheme, scale_dtype=scale_dtype)
     ordered = {name: found[name] for name in layers}
     if config.resolved_epochs:
         ordered = tune_scales(
             model,
             ordered,
-            _tuning_inputs(model, context, positions, rows),
+            _tuning_inputs(model, context, walk.positions, walk.rows),
             epochs=config.resolved_epochs,
             compute_dtype=compute_dtype(config, model),
             seed=context.seed,
             context=context,
         )
     return _result(checkpoint, ordered)
-
-
-def calibration_inputs(model: Any, context: StepContext, batch_size: int) -> Iterator[Inputs]:
-    """Batches as the model's forward takes them, on its device, without labels and caches.
-
-    An encoder-decoder whose data has no text to decode gets what it writes itself, greedily.
-    """
-    parameters = inspect.signature(model.forward).parameters
-    extra = {"use_cache": False} if "use_cache" in parameters else {}
-    decodes = bool(getattr(model.config, "is_encoder_decoder", False))
-    for batch in context.calibration(batch_size):
-        inputs = {n: v.to(model.device) for n, v in batch.items() if n in parameters and n != "labels"}
-        inputs = {n: v.to(model.dtype) if v.is_floating_point() else v for n, v in inputs.items()}
-        if decodes and "decoder_input_ids" not in inputs:
-            labels = batch.get("labels")
-            if labels is not None and hasattr(model, "prepare_decoder_input_ids_from_labels"):
-                inputs["decoder_input_ids"] = model.prepare_decoder_input_ids_from_labels(labels.to(model.device))
-            else:
-                limit = getattr(model.config, "max_target_positions", None) or 2 * _DECODED
-                tokens = min(_DECODED, limit // 2)
-                inputs["decoder_input_ids"] = model.generate(**inputs, do_sample=False, max_new_tokens=tokens)
-        yield {**inputs, **extra}
 
 
 def compute_dtype(config: GPTQConfig, model: Any) -> torch.dtype:
@@ -97,38 +73,6 @@ def compute_dtype(config: GPTQConfig, model: Any) -> torch.dtype:
     return torch.bfloat16 if model.dtype == torch.float32 else model.dtype
 
 
-def _start(lockstep: Lockstep, first: Inputs, rest: Iterator[Inputs], config: GPTQConfig) -> tuple[int, int]:
-    """Run batches up to their first layer until there are enough positions. Returns positions and rows."""
-    positions = rows = 0
-    decoded = 0.0
-    batch: Inputs | None = first
-    while batch is not None:
-        if config.resolved_correction:
-            lockstep.start(batch, quantized=False)
-        stream = lockstep.start(batch, quantized=True)
-        positions += _positions(stream)
-        rows += _row_count(batch)
-        decoded += _decoded(batch)
-        enough = positions >= config.resolved_tokens and decoded * _DECODER_SHARE >= config.resolved_tokens
-        batch = None if enough else next(rest, None)
-    return positions, rows
-
-
-def _decoded(inputs: Inputs) -> float:
-    """Positions of an encoder-decoder's decoder; without one there are always enough.
-
-    Speech has hundreds of frames for each token: frames alone would leave the decoder with a handful of inputs.
-    """
-    mask, ids = inputs.get("decoder_attention_mask"), inputs.get("decoder_input_ids")
-    if isinstance(mask, Tensor):
-        return float(mask.sum())
-    return ids.numel() if isinstance(ids, Tensor) else math.inf
-
-
-def _row_count(inputs: Inputs) -> int:
-    return next(len(value) for value in inputs.values() if isinstance(value, Tensor))
-
-
 def _tuning_inputs(model: Any, context: StepContext, positions: int, rows: int) -> list[Inputs]:
     """The same rows again, in smaller batches: tuning wants steps, and holds every activation of a batch."""
     size = max(1, _TUNING_POSITIONS * rows // max(positions, 1))
@@ -136,16 +80,13 @@ def _tuning_inputs(model: Any, context: StepContext, positions: int, rows: int) 
     batches = calibration_inputs(model, context, size)
     while rows > 0 and (batch := next(batches, None)) is not None:
         found.append(batch)
-        rows -= _row_count(batch)
+        rows -= row_count(batch)
     return found
 
 
-def _positions(stream: Stream) -> int:
-    return sum(len(arrived.x) for arrived in arrivals([stream]))
-
-
 def _solve_all(
-    lockstep: Lockstep,
+    walk: LayerByLayer,
+    layers: Mapping[str, nn.Module],
     found: dict[str, QuantizedTensor],
     kept: Kept,
     scheme: Scheme,
@@ -153,26 +94,30 @@ def _solve_all(
     config: GPTQConfig,
     context: StepContext,
 ) -> None:
-    total = len(lockstep.groups)
-    while (group := lockstep.next_group()) is not None:
+    total = len(walk.groups)
+    for group in walk:
         context.progress(group.position, total, group.names[0])
         if not all(name in found for name in group.names):
-            tensors = _solve(lockstep, group, scheme, scale_dtype, config)
+            tensors = _solve(walk, layers, group, scheme, scale_dtype, config)
             found.update(tensors)
             kept.add(group.position, tensors)
             trim()
-        lockstep.release(group)
     context.progress(total, total, "solved")
 
 
 def _solve(
-    lockstep: Lockstep, group: Group, scheme: Scheme, scale_dtype: torch.dtype, config: GPTQConfig
+    walk: LayerByLayer,
+    layers: Mapping[str, nn.Module],
+    group: Group,
+    scheme: Scheme,
+    scale_dtype: torch.dtype,
+    config: GPTQConfig,
 ) -> dict[str, QuantizedTensor]:
     """The integers of layers that read one input: their rows are solved together."""
-    weights = {name: weight_of(lockstep.layers[name]) for name in group.names}
+    weights = {name: weight_of(layers[name]) for name in group.names}
     joint = torch.cat([weight.float() for weight in weights.values()])
-    statistics = Statistics(joint.shape[1], joint.device, lockstep.compute_dtype or torch.float32)
-    for arrived in arrivals(lockstep.waiting(group)):
+    statistics = Statistics(joint.shape[1], joint.device, walk.compute_dtype or torch.float32)
+    for arrived in walk.arrived(group):
         statistics.add(arrived.x, arrived.source)
     hessian, drift = statistics.hessian(), statistics.drift()
     parts = [joint] if scheme.strategy != "tensor" else [weight.float() for weight in weights.values()]
@@ -211,10 +156,6 @@ def _scale_dtype(checkpoint: Checkpoint) -> torch.dtype:
     stored = checkpoint.source.dtype
     dtype: torch.dtype = stored if stored in (torch.float16, torch.bfloat16) else checkpoint.model.dtype
     return dtype
-
-
-def _one_row(inputs: Inputs) -> Inputs:
-    return {name: value[:1] if isinstance(value, Tensor) else value for name, value in inputs.items()}
 
 
 def _result(checkpoint: Checkpoint, tensors: Mapping[str, QuantizedTensor]) -> Checkpoint:

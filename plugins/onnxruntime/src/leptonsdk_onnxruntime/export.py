@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import onnx_ir as ir
 
 from leptonsdk.artifact import Artifact
+from leptonsdk.checkpoint import hub_task
 from leptonsdk.errors import ExportError
 from leptonsdk.exporting import (
     GENERATIVE_TASKS,
@@ -68,7 +69,7 @@ def export_checkpoint(
         context.calibration(config.calibration_batch_size)  # fails now rather than after the trace
     context.progress(0, _STEPS, "tracing")
     seq2seq = bool(getattr(model.config, "is_encoder_decoder", False))
-    decoder = task in GENERATIVE_TASKS and not seq2seq
+    decoder = hub_task(task) in GENERATIVE_TASKS and not seq2seq
     size = _DECODER_BATCH if decoder or seq2seq else _PARITY_BATCH
     samples = sample_batches(model, context, size, _PARITY_BATCHES)
     first = tracing_inputs(samples[0], pad_left=decoder)

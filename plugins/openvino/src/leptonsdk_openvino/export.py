@@ -10,6 +10,7 @@ import openvino as ov
 import torch
 
 from leptonsdk.artifact import Artifact
+from leptonsdk.checkpoint import hub_task
 from leptonsdk.errors import ExportError
 from leptonsdk.exporting import (
     GENERATIVE_TASKS,
@@ -60,7 +61,7 @@ def export_checkpoint(checkpoint: Checkpoint, folder: Path, config: OpenVINOConf
     if precision == "packed":
         check_holds(checkpoint.quantized)
     seq2seq = bool(model.config.is_encoder_decoder) and model.can_generate()
-    decoder = task in GENERATIVE_TASKS and not seq2seq
+    decoder = hub_task(task) in GENERATIVE_TASKS and not seq2seq
     context.progress(0, _STEPS, "tracing")
     samples = sample_batches(model, context, _DECODER_BATCH if decoder else _PARITY_BATCH, _PARITY_BATCHES)
     with torch.no_grad():

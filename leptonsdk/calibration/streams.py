@@ -1,13 +1,13 @@
 """All calibration batches through a model in step, layer by layer: each forward runs as a coroutine that pauses at a layer.
 
-A layer's rounding should be fitted to the inputs that it will see, which come from layers that are rounded already. With one
+A layer's rounding or pruning should be fitted to the inputs that it will see, which come from layers that are done already. With one
 forward per layer that is quadratic in depth. Here a model is run once: every batch's forward pauses where it needs a layer
-that is not done, all of them have then brought that layer's inputs, the layer is solved, and they go on with its new weight.
+that is not done, all of them have then brought that layer's inputs, the layer is changed, and they go on with its new weight.
 Since the pause is inside the forward, it is no matter how the model is built: encoders, decoders, both, experts, heads of any
 kind. What is held meanwhile is what the forwards hold: their hidden states.
 
-Each batch runs twice side by side, once with the source's weights and once with the new ones, when the solver asks how far
-the inputs have drifted.
+Each batch runs twice side by side, once with the source's weights and once with the new ones, where it is asked how
+far the inputs have drifted.
 """
 
 from __future__ import annotations
@@ -22,14 +22,13 @@ from greenlet import GreenletExit, getcurrent, greenlet
 from torch import Tensor, nn
 from torch.nn import functional
 
-from leptonsdk.quantization import weight_of
-
-Inputs = Mapping[str, Any]
+from leptonsdk.calibration.inputs import Inputs, attended
+from leptonsdk.quantization import bias_of, weight_of
 
 
 @dataclass(frozen=True)
 class Group:
-    """Layers that read the same tensor (query, key and value, say), by position in a forward."""
+    """Layers that read the same tensor (query, key and value, say), by their place in a forward."""
 
     position: int
     names: tuple[str, ...]
@@ -40,7 +39,7 @@ class Stream:
     """One batch's forward. While it pauses, ``group`` is the position that it needs and ``x`` that group's input."""
 
     inputs: Inputs
-    quantized: bool
+    new: bool
     run: greenlet | None = None
     group: int = -1
     x: Tensor | None = None
@@ -48,16 +47,10 @@ class Stream:
 
 @dataclass(frozen=True)
 class Arrived:
-    """What one batch brings to a group: inputs ``[positions, in]`` with padding left out."""
+    """What one batch brings to a group: inputs ``[positions, in]`` with padding left out, and the source's where they are run."""
 
     x: Tensor
     source: Tensor | None
-
-
-def bias_of(module: nn.Module) -> Tensor | None:
-    """A layer's bias ``[out]``, if it has one."""
-    bias = module.bias
-    return bias.detach() if isinstance(bias, Tensor) else None
 
 
 def find_groups(model: nn.Module, layers: Mapping[str, nn.Module], inputs: Inputs) -> list[Group]:
@@ -116,7 +109,7 @@ class Lockstep:
         """Replace the layers' forwards; put them back and drop all streams at the end.
 
         Args:
-            new_weight: The quantized weight ``[out, in]`` of a layer that is done.
+            new_weight: The new weight ``[out, in]`` of a layer that is done.
         """
         self._new, self._home = new_weight, getcurrent()
         self._position = {name: group.position for group in self.groups for name in group.names}
@@ -132,9 +125,9 @@ class Lockstep:
             for name in self._position:
                 del self.layers[name].forward
 
-    def start(self, inputs: Inputs, *, quantized: bool) -> Stream:
+    def start(self, inputs: Inputs, *, new: bool) -> Stream:
         """Run a batch up to its first layer."""
-        stream = Stream(inputs, quantized)
+        stream = Stream(inputs, new)
         stream.run = greenlet(lambda: self.model(**inputs) and None, parent=self._home)
         self.streams.append(stream)
         self._go_on(stream)
@@ -185,17 +178,17 @@ class Lockstep:
         def forward(x: Tensor) -> Tensor:
             if position not in self._done and self._home is not None:
                 self._home.switch((position, x))
-            quantized = self._current is not None and self._current.quantized
+            new = self._current is not None and self._current.new
             dtype = self.compute_dtype or x.dtype
-            weight, bias = self._weight(name, module, quantized, dtype), bias_of(module)
+            weight, bias = self._weight(name, module, new, dtype), bias_of(module)
             return functional.linear(x.to(dtype), weight, None if bias is None else bias.to(dtype)).to(x.dtype)
 
         return forward
 
-    def _weight(self, name: str, module: nn.Module, quantized: bool, dtype: torch.dtype) -> Tensor:
-        key = (name, quantized)
+    def _weight(self, name: str, module: nn.Module, new: bool, dtype: torch.dtype) -> Tensor:
+        key = (name, new)
         if key not in self._cast:
-            if quantized and self._new is not None:
+            if new and self._new is not None:
                 self._cast[key] = self._new(name).to(weight_of(module).device, dtype)
             else:
                 self._cast[key] = weight_of(module).detach().to(dtype)
@@ -203,13 +196,13 @@ class Lockstep:
 
 
 def arrivals(streams: Iterable[Stream]) -> Iterator[Arrived]:
-    """The inputs that a group's streams brought, each batch's quantized side with its source side where it has one.
+    """The inputs that a group's streams brought, each batch's new side with its source side where it has one.
 
     Sides are of use to each other only with the same positions, which a router may deny them.
     """
     pairs: dict[int, dict[bool, Stream]] = {}
     for stream in streams:
-        pairs.setdefault(id(stream.inputs), {})[stream.quantized] = stream
+        pairs.setdefault(id(stream.inputs), {})[stream.new] = stream
     for pair in pairs.values():
         mine, other = pair.get(True), pair.get(False)
         if mine is None or mine.x is None:
@@ -217,15 +210,6 @@ def arrivals(streams: Iterable[Stream]) -> Iterator[Arrived]:
         keep = attended(mine.inputs, mine.x)
         source = other.x if other is not None and other.x is not None and other.x.shape == mine.x.shape else None
         yield Arrived(_rows(mine.x, keep), None if source is None else _rows(source, keep))
-
-
-def attended(inputs: Inputs, x: Tensor) -> Tensor | None:
-    """The mask ``[batch, length]`` of the inputs that belongs to a layer's input ``[batch, length, in]``, if any."""
-    for name in ("attention_mask", "decoder_attention_mask"):
-        mask = inputs.get(name)
-        if isinstance(mask, Tensor) and mask.dim() == 2 and mask.shape == x.shape[:-1]:
-            return None if bool(mask.all()) else mask.bool()
-    return None
 
 
 def _rows(x: Tensor, keep: Tensor | None) -> Tensor:
