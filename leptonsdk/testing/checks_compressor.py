@@ -14,7 +14,7 @@ import torch
 from leptonsdk.checkpoint import Checkpoint, load_checkpoint
 from leptonsdk.errors import UsageError
 from leptonsdk.quantization.formats import quantization_section
-from leptonsdk.quantization.layers import linear_layers
+from leptonsdk.quantization.layers import linear_layers, weight_of
 from leptonsdk.quantization.library_layers import library_method
 from leptonsdk.structure.shapes import FILE as SHAPES
 from leptonsdk.testing.alone import run_model, start
@@ -241,11 +241,11 @@ def sparsity_as_declared(plugin: type[Any], config: Mapping[str, Any]) -> None:
     assert declared is not None
     before, after = tiny_checkpoint(home(plugin, config)), in_files(plugin, config)
     old, new = weights(before), weights(after)
-    names = [f"{layer}.weight" for layer in linear_layers(before.model)]
-    pruned = [name for name in names if name in new and int((new[name] == 0).sum()) > int((old[name] == 0).sum())]
+    layers = {f"{name}.weight": weight_of(layer).shape[1] for name, layer in linear_layers(before.model).items()}
+    pruned = [name for name in layers if name in new and int((new[name] == 0).sum()) > int((old[name] == 0).sum())]
     expect(bool(pruned) or declared == 0, "no layer has more zeros than before", plugin.name)
     zeros, count = (sum(f(new[name]) for name in pruned) for f in (lambda w: int((w == 0).sum()), lambda w: w.numel()))
-    slack = 1 / min((min(new[name].shape) for name in pruned), default=1)  # a row's share is a whole number of weights
+    slack = 1 / min((layers[name] for name in pruned), default=1)  # a row's share is a whole number of weights
     found = zeros / max(count, 1)
     expect(
         abs(found - declared) <= slack,
