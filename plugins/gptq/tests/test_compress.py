@@ -12,6 +12,7 @@ import torch
 from leptonsdk_gptq import GPTQ, GPTQConfig, calibrate
 from leptonsdk_gptq.calibrate_streams import find_groups
 
+from leptonsdk.calibration import calibration_inputs
 from leptonsdk.checkpoint import load_checkpoint
 from leptonsdk.errors import UsageError
 from leptonsdk.quantization import RoundToNearest, RoundToNearestConfig, layers_to_quantize, weight_of
@@ -22,7 +23,7 @@ ARCHITECTURES = ["bert", "gpt2", "llama", "t5", "vit", "whisper"]
 def outputs(tiny: Any, checkpoint: Any, name: str) -> torch.Tensor:
     held_out = tiny.inputs(name, count=6, seed=99)
     model = checkpoint.model
-    batches = calibrate.calibration_inputs(model, tiny.context(Path(), held_out), 6)
+    batches = calibration_inputs(model, tiny.context(Path(), held_out), 6)
     with torch.no_grad():
         (batch,) = list(batches)
         return model(**batch).logits.float()

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import copy
-import inspect
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from leptonsdk.calibration import Inputs, calibration_inputs, decoded_positions, one_row
 from leptonsdk.checkpoint import Checkpoint
 from leptonsdk.errors import UsageError
 from leptonsdk.hooks import StepContext
 from leptonsdk.quantization import QuantizedTensor, Scheme, layers_to_quantize, round_to_nearest, weight_of
 from leptonsdk_gptq.calibrate_kept import Kept, fingerprint
 from leptonsdk_gptq.calibrate_statistics import Statistics
-from leptonsdk_gptq.calibrate_streams import Group, Inputs, Lockstep, Stream, arrivals, find_groups
+from leptonsdk_gptq.calibrate_streams import Group, Lockstep, Stream, arrivals, find_groups
 from leptonsdk_gptq.config import GPTQConfig
 from leptonsdk_gptq.memory import trim
 from leptonsdk_gptq.solve import solve
@@ -25,7 +23,6 @@ from leptonsdk_gptq.tune import tune_scales
 
 _TUNING_POSITIONS = 512
 _DECODER_SHARE = 16  # of the budget, the part that an encoder-decoder's decoder must have seen, at least
-_DECODED = 64  # tokens that an encoder-decoder writes for itself where the calibration data has only its inputs
 
 
 def compress(checkpoint: Checkpoint, config: GPTQConfig, context: StepContext) -> Checkpoint:
@@ -41,9 +38,9 @@ def compress(checkpoint: Checkpoint, config: GPTQConfig, context: StepContext) -
     if first is None:
         raise UsageError("the calibration data is empty", hint="give some rows")
     kept = Kept(context.folder, fingerprint(config, layers, first))
-    groups = find_groups(model, layers, _one_row(first))
+    groups = find_groups(model, layers, one_row(first))
     found = dict(kept.tensors)
-    scale_dtype = _scale_dtype(checkpoint)
+    scale_dtype = checkpoint.scale_dtype
     with torch.no_grad():
         lockstep = Lockstep(model, layers, groups, compute_dtype(config, model))
         with lockstep.opened(lambda name: found[name].dequantize()):
@@ -62,29 +59,8 @@ def compress(checkpoint: Checkpoint, config: GPTQConfig, context: StepContext) -
             seed=context.seed,
             context=context,
         )
-    return _result(checkpoint, ordered)
-
-
-def calibration_inputs(model: Any, context: StepContext, batch_size: int) -> Iterator[Inputs]:
-    """Batches as the model's forward takes them, on its device, without labels and caches.
-
-    An encoder-decoder whose data has no text to decode gets what it writes itself, greedily.
-    """
-    parameters = inspect.signature(model.forward).parameters
-    extra = {"use_cache": False} if "use_cache" in parameters else {}
-    decodes = bool(getattr(model.config, "is_encoder_decoder", False))
-    for batch in context.calibration(batch_size):
-        inputs = {n: v.to(model.device) for n, v in batch.items() if n in parameters and n != "labels"}
-        inputs = {n: v.to(model.dtype) if v.is_floating_point() else v for n, v in inputs.items()}
-        if decodes and "decoder_input_ids" not in inputs:
-            labels = batch.get("labels")
-            if labels is not None and hasattr(model, "prepare_decoder_input_ids_from_labels"):
-                inputs["decoder_input_ids"] = model.prepare_decoder_input_ids_from_labels(labels.to(model.device))
-            else:
-                limit = getattr(model.config, "max_target_positions", None) or 2 * _DECODED
-                tokens = min(_DECODED, limit // 2)
-                inputs["decoder_input_ids"] = model.generate(**inputs, do_sample=False, max_new_tokens=tokens)
-        yield {**inputs, **extra}
+    trim()
+    return checkpoint.with_integers(ordered)
 
 
 def compute_dtype(config: GPTQConfig, model: Any) -> torch.dtype:
@@ -108,21 +84,10 @@ def _start(lockstep: Lockstep, first: Inputs, rest: Iterator[Inputs], config: GP
         stream = lockstep.start(batch, quantized=True)
         positions += _positions(stream)
         rows += _row_count(batch)
-        decoded += _decoded(batch)
+        decoded += decoded_positions(batch)
         enough = positions >= config.resolved_tokens and decoded * _DECODER_SHARE >= config.resolved_tokens
         batch = None if enough else next(rest, None)
     return positions, rows
-
-
-def _decoded(inputs: Inputs) -> float:
-    """Positions of an encoder-decoder's decoder; without one there are always enough.
-
-    Speech has hundreds of frames for each token: frames alone would leave the decoder with a handful of inputs.
-    """
-    mask, ids = inputs.get("decoder_attention_mask"), inputs.get("decoder_input_ids")
-    if isinstance(mask, Tensor):
-        return float(mask.sum())
-    return ids.numel() if isinstance(ids, Tensor) else math.inf
 
 
 def _row_count(inputs: Inputs) -> int:
@@ -204,26 +169,3 @@ def _rows(tensor: QuantizedTensor, counts: list[int]) -> Iterator[QuantizedTenso
         part = slice(start, start := start + count)
         zeros = None if tensor.zero_point is None else tensor.zero_point[part].clone()
         yield QuantizedTensor(tensor.integers[part].clone(), tensor.scale[part].clone(), zeros, tensor.scheme)
-
-
-def _scale_dtype(checkpoint: Checkpoint) -> torch.dtype:
-    """Scales are stored like the other floats: in half precision where the source is."""
-    stored = checkpoint.source.dtype
-    dtype: torch.dtype = stored if stored in (torch.float16, torch.bfloat16) else checkpoint.model.dtype
-    return dtype
-
-
-def _one_row(inputs: Inputs) -> Inputs:
-    return {name: value[:1] if isinstance(value, Tensor) else value for name, value in inputs.items()}
-
-
-def _result(checkpoint: Checkpoint, tensors: Mapping[str, QuantizedTensor]) -> Checkpoint:
-    trim()
-    model = copy.deepcopy(checkpoint.model)
-    modules = dict(model.named_modules())
-    with torch.no_grad():
-        for name, tensor in tensors.items():
-            weight = weight_of(modules[name])
-            weight.copy_(tensor.dequantize(weight.dtype))
-    stored = {name: tensor.to("cpu") for name, tensor in tensors.items()}
-    return checkpoint.replace(model=model, quantized={**checkpoint.quantized, **stored})

@@ -19,10 +19,11 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 from torch.nn import functional
 
+from leptonsdk.calibration import Inputs
 from leptonsdk.errors import UsageError
 from leptonsdk.hooks import StepContext
 from leptonsdk.quantization import QuantizedTensor
-from leptonsdk_gptq.calibrate_streams import Inputs, bias_of
+from leptonsdk_gptq.calibrate_streams import bias_of
 
 _RATE = 5e-4  # of a scale's own size, in Adam's first steps
 _HELD_OUT = 8  # one batch in so many
