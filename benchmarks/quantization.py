@@ -43,6 +43,7 @@ def variants(bits: tuple[int, ...]) -> list[Variant]:
             (f"gptq {preset} {width} bits", "gptq", {**scheme, "preset": preset}, True)
             for preset in ("fast", "default", "best")
         ]
+        found.append((f"awq {width} bits", "awq", scheme, True))
     found.append(("bitsandbytes nf4", "bitsandbytes", {"quant_type": "nf4"}, False))
     return found
 
@@ -97,7 +98,7 @@ def language_model(options: Any, work: Path) -> list[dict[str, object]]:
     for name, method, config, calibrated in variants((4, 3)):
         if options.only and not any(part in name for part in options.only):
             continue
-        dtype = "bfloat16" if method == "gptq" else "float32"
+        dtype = "bfloat16" if method in ("gptq", "awq") else "float32"
         made.append((name, *make(model, work, name, method, config, calibration if calibrated else None, dtype)))
     for peer in options.peer:
         name, _, python = peer.partition("=")
