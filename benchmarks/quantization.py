@@ -98,7 +98,7 @@ def language_model(options: Any, work: Path) -> list[dict[str, object]]:
     for name, method, config, calibrated in variants((4, 3)):
         if options.only and not any(part in name for part in options.only):
             continue
-        dtype = "bfloat16" if method in ("gptq", "awq") else "float32"
+        dtype = "bfloat16" if method == "gptq" else "float32"
         made.append((name, *make(model, work, name, method, config, calibration if calibrated else None, dtype)))
     for peer in options.peer:
         name, _, python = peer.partition("=")
