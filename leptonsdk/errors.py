@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 
 class LeptonError(Exception):
@@ -30,6 +31,11 @@ class LeptonError(Exception):
         place = f"{self.where}: " if self.where else ""
         advice = f" ({self.hint})" if self.hint else ""
         return f"{place}{self.message}{advice}"
+
+    def within(self, place: str) -> Self:
+        """This error, with what it happened in before its own place: a step, and the plugin with its version."""
+        self.where = f"{place}, {self.where}" if self.where else place
+        return self
 
 
 class UsageError(LeptonError):

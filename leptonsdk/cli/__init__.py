@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from leptonsdk.cli import common, environment, models, recipes
+from leptonsdk.cli import common, conformance, environment, models, recipes
 from leptonsdk.errors import LeptonError, RecipeError
 
 app = typer.Typer(
@@ -34,6 +34,7 @@ app.command("recipes")(recipes.list_recipes)
 app.command("targets")(recipes.list_targets)
 app.command()(environment.doctor)
 plugins_app.command("list")(environment.plugins_list)
+plugins_app.command("check")(conformance.plugins_check)
 
 
 @app.callback()

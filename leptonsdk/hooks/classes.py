@@ -81,11 +81,16 @@ class StepContext:
 
 
 class Compressor(ABC, Generic[ConfigT]):
-    """Base of every compressor: a name, a config class, declared capabilities."""
+    """Base of every compressor: a name, a config class, declared capabilities.
+
+    ``examples`` are configs that the conformance kit, the docs and ``lepton plugins check`` try it with: the shortest first, valid
+    for the kit's tiny models.
+    """
 
     name: ClassVar[str]
     config_class: ClassVar[type[PluginConfig]]
     capabilities: ClassVar[Capabilities]
+    examples: ClassVar[Sequence[Mapping[str, Any]]] = ({},)
 
     def __init__(self, config: ConfigT) -> None:
         self.config = config
@@ -93,6 +98,14 @@ class Compressor(ABC, Generic[ConfigT]):
     def scheme(self) -> Scheme | CodebookScheme | None:
         """How the weights that it leaves are quantized, where its config says so: backends tell by it what they can hold."""
         return None
+
+    def sparsity(self) -> float | None:
+        """Share of the weights of the layers it takes that is zero afterwards, where its config says so.
+
+        Default: the config's field ``sparsity``, where it has one that is a number.
+        """
+        share = getattr(self.config, "sparsity", None)
+        return float(share) if isinstance(share, (int, float)) else None
 
 
 class PostTrainingCompressor(Compressor[ConfigT]):
@@ -223,13 +236,19 @@ class Backend(ABC, Generic[ConfigT]):
     """Exports checkpoints to a runtime and loads what it exported.
 
     ``config_class`` must have a field ``precision``; `precisions` names its valid values. ``runtime_modules`` are what `load`
-    imports: they are imported before memory is measured, so that a model's memory is not its runtime's.
+    imports: they are imported before memory is measured, so that a model's memory is not its runtime's. ``examples`` are configs,
+    as a compressor's are.
+
+    ``run_alone`` are lines of Python that run an artifact without leptonsdk: they define ``run(entry, inputs)``, from the path of
+    the artifact's entry and arrays by name to arrays by name. None: it runs through `load` only.
     """
 
     name: ClassVar[str]
     config_class: ClassVar[type[PluginConfig]]
     precisions: ClassVar[tuple[str, ...]]
     runtime_modules: ClassVar[tuple[str, ...]] = ()
+    examples: ClassVar[Sequence[Mapping[str, Any]]] = ({},)
+    run_alone: ClassVar[str | None] = None
 
     def __init__(self, config: ConfigT) -> None:
         self.config = config
@@ -329,6 +348,8 @@ class Evaluator(ABC):
         metrics: What it offers. A metric counts where `evaluate` made its columns.
         files: Roles that are audio files: text in them is a path, and `encode` gets ``{"path", "bytes"}``, undecoded.
         length_input: The model input whose second axis is the sequence length, or None where there is none to choose.
+        example_options: Options (`EvaluationSettings.options`) that the conformance kit tries it with.
+        example_rows: Values by role, for the kit, of as many rows; default: made up, by the roles' names.
     """
 
     name: ClassVar[str]
@@ -337,6 +358,8 @@ class Evaluator(ABC):
     metrics: ClassVar[tuple[Metric, ...]]
     files: ClassVar[frozenset[str]] = frozenset()
     length_input: ClassVar[str | None] = None
+    example_options: ClassVar[Sequence[Mapping[str, Any]]] = ({},)
+    example_rows: ClassVar[Mapping[str, Sequence[Any]]] = {}
 
     def examples(self, rows: Dataset, processor: Any, settings: EvaluationSettings) -> Dataset:
         """The rows as the examples that are scored; a language model's text is cut into windows here, say."""

@@ -312,10 +312,10 @@ class _Execution:
             result = work()
         except Exception as error:
             hooks.lepton_on_error(context=context, step=step, error=error)
+            makers = sorted({f"{part.provider} {part.version}" for part in step.parts or (step,)})
+            place = f"step {step.name} ({', '.join(makers)})"
             if isinstance(error, LeptonError):
-                raise
-            raise RunError(
-                f"{type(error).__name__}: {error}", where=f"step {step.name} ({step.provider} {step.version})"
-            ) from error
+                raise error.within(place) from error.__cause__
+            raise RunError(f"{type(error).__name__}: {error}", where=place) from error
         hooks.lepton_after_step(context=context, step=step, result=result)
         return result

@@ -149,6 +149,10 @@ class RoundToNearest(LayerQuantizer[RoundToNearestConfig]):
         devices=("cpu", "cuda"),
         formats=("compressed-tensors", "gptq", "safetensors"),
     )
+    examples = (
+        {"bit_width": 4, "group_size": 16},
+        {"scheme": {"codebook": "nf4", "strategy": "group", "group_size": 16}},
+    )
 
     def compress(self, checkpoint: Checkpoint, context: StepContext) -> Checkpoint:
         """The checkpoint with integers, and a copy of its model that computes with them.

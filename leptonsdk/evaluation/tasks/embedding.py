@@ -5,7 +5,7 @@ Pooling follows the model's sentence-transformers files (mean, first token, last
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from leptonsdk.errors import EvaluationError
@@ -45,7 +45,7 @@ class FeatureExtraction(Evaluator):
     def encode(
         self, processor: Any, rows: Mapping[str, Sequence[Any]], settings: EvaluationSettings
     ) -> dict[str, Tensor]:
-        return tokenize(processor, rows["passage" if "passage" in rows else "sentence1"], settings)
+        return tokenize(processor, rows["passage" if _retrieves(rows) else "sentence1"], settings)
 
     def evaluate(
         self, runner: Runner, processor: Any, dataset: Dataset, settings: EvaluationSettings
@@ -53,7 +53,7 @@ class FeatureExtraction(Evaluator):
         import numpy as np
         import torch
 
-        if "passage" in dataset.column_names:
+        if _retrieves(dataset.column_names):
             queries = embed(runner, processor, dataset["query"], settings, "queries")
             passages = list(dict.fromkeys(dataset["passage"]))
             places = {passage: place for place, passage in enumerate(passages)}
@@ -71,6 +71,11 @@ class FeatureExtraction(Evaluator):
             "cosine": (first * second).sum(dim=1).double().numpy(),
             "score": np.asarray(dataset["score"], dtype=np.float64),
         }
+
+
+def _retrieves(columns: Collection[str]) -> bool:
+    """Whether these columns are queries with their passages; a passage alone stands beside pairs of sentences by chance."""
+    return {"query", "passage"} <= set(columns)
 
 
 def embed(runner: Runner, tokenizer: Any, texts: Sequence[str], settings: EvaluationSettings, what: str) -> Tensor:

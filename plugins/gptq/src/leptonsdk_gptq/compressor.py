@@ -32,6 +32,7 @@ class GPTQ(LayerQuantizer[GPTQConfig]):
         devices=("cpu", "cuda"),
         formats=("compressed-tensors", "gptq"),
     )
+    examples = ({"bit_width": 4, "group_size": 16, "preset": "fast"},)
 
     def compress(self, checkpoint: Checkpoint, context: StepContext) -> Checkpoint:
         """The checkpoint with integers, and a copy of its model that computes with them.

@@ -35,6 +35,7 @@ class MovementPruning(TrainingCompressor[MovementPruningConfig]):
         deterministic=True,
         may_not_follow=frozenset({"quantizes"}),
     )
+    examples = ({"final_sparsity": 0.5},)
 
     def __init__(self, config: MovementPruningConfig | None = None, **fields: Any) -> None:
         super().__init__(MovementPruningConfig(**fields) if config is None else config)

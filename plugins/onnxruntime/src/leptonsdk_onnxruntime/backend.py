@@ -22,6 +22,15 @@ class OnnxRuntimeBackend(Backend[OnnxRuntimeConfig]):
     config_class = OnnxRuntimeConfig
     precisions: ClassVar[tuple[str, ...]] = PRECISIONS
     runtime_modules: ClassVar[tuple[str, ...]] = ("onnxruntime",)
+    examples = ({}, {"precision": "int8-static"})
+    run_alone = """
+import onnxruntime
+
+def run(entry, inputs):
+    session = onnxruntime.InferenceSession(str(entry), providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, {value.name: inputs[value.name] for value in session.get_inputs()})))
+"""
 
     def calibration(self) -> Need:
         return "required" if self.config.precision == "int8-static" else "never"

@@ -22,6 +22,15 @@ class OpenVINOBackend(Backend[OpenVINOConfig]):
     config_class = OpenVINOConfig
     precisions: ClassVar[tuple[str, ...]] = PRECISIONS
     runtime_modules: ClassVar[tuple[str, ...]] = ("openvino",)
+    examples = ({}, {"precision": "int8"})
+    run_alone = """
+import openvino
+
+def run(entry, inputs):
+    model = openvino.Core().compile_model(str(entry), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    results = model({value.any_name: inputs[value.any_name] for value in model.inputs})
+    return {output.any_name: results[output] for output in model.outputs}
+"""
 
     def calibration(self) -> Need:
         return "required" if self.config.precision == "int8" else "never"

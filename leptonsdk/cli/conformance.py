@@ -1,0 +1,87 @@
+"""``lepton plugins check``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from leptonsdk.cli import common
+from leptonsdk.errors import UsageError, did_you_mean
+
+if TYPE_CHECKING:
+    from leptonsdk.hooks import Plugins
+    from leptonsdk.testing import CheckResult
+
+_KINDS = ("compressor", "backend", "evaluator")
+_MARKS = {
+    "passed": "[green]passed[/]",
+    "failed": "[bold red]failed[/]",
+    "skipped": "[dim]skipped[/]",
+    "expected failure": "[yellow]expected failure[/]",
+    "unexpected pass": "[bold red]unexpected pass[/]",
+}
+
+
+def plugins_check(
+    name: Annotated[str, typer.Argument(help="A compressor's, backend's or evaluator's name, or a distribution's.")],
+    as_json: common.Json = False,
+) -> None:
+    """Run the conformance kit on an installed plugin: exit code 0 when every check passes, 1 when some fail."""
+    plugins = common.plugins()
+    chosen = _meant(name, plugins)
+    from transformers.utils import logging
+
+    from leptonsdk.testing import run_checks
+
+    logging.disable_progress_bar()
+    answer: list[dict[str, Any]] = []
+    for kind, own in chosen:
+        results = run_checks(plugins.get(kind, own), notice=lambda result: None if as_json else _tell(result))
+        answer.append({"name": own, "kind": kind, "plugin": plugins.owner(kind, own).label, "checks": results})
+        if not as_json:
+            _show(answer[-1])
+    if as_json:
+        shown = [{**one, "checks": [asdict(check) for check in one["checks"]]} for one in answer]
+        typer.echo(json.dumps(shown, indent=2))
+    if not all(check.ok for one in answer for check in one["checks"]):
+        raise typer.Exit(1)
+
+
+def _meant(name: str, plugins: Plugins) -> list[tuple[str, str]]:
+    """Kind and name of each class that a name means: one, or all of a distribution."""
+    classes = [(kind, own) for kind in _KINDS for own in plugins.names(kind)]
+    found = [one for one in classes if one[1] == name]
+    if not found:
+        found = [one for one in classes if name in (plugins.owner(*one).distribution, plugins.owner(*one).name)]
+    if found:
+        return found
+    for record in plugins.records:
+        if record.status != "active" and name in (record.name, record.distribution):
+            raise UsageError(f"plugin {record.label} was set aside: {record.reason}")
+    valid = {own for _, own in classes} | {plugins.owner(*one).distribution for one in classes}
+    raise UsageError(f"no plugin named '{name}'", hint=did_you_mean(name, valid))
+
+
+def _tell(result: CheckResult) -> None:
+    """A sign of life on a terminal: checks take seconds."""
+    screen = common.console()
+    if screen.is_terminal:
+        screen.print(f"  {result.name} …", style="dim", end="\r")
+
+
+def _show(one: dict[str, Any]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("check", "state", "seconds", "message", title=f"{one['kind']} {one['name']}, of {one['plugin']}")
+    table.title_justify = "left"
+    table.columns[2].justify = "right"
+    for check in one["checks"]:
+        table.add_row(check.name, _MARKS[check.state], f"{check.seconds:.1f}", Text(check.message))
+    common.console().print(table)
+    states = [check.state for check in one["checks"]]
+    counts = [f"{states.count(state)} {state}" for state in _MARKS if state in states]
+    common.console().print(f"{len(states)} checks: {', '.join(counts)}\n")

@@ -1,0 +1,320 @@
+"""Checks of compressors, post-training and training ones: the checkpoint that they make is what they declare."""
+
+from __future__ import annotations
+
+import copy
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from leptonsdk.checkpoint import Checkpoint, load_checkpoint
+from leptonsdk.errors import UsageError
+from leptonsdk.quantization.formats import quantization_section
+from leptonsdk.quantization.layers import linear_layers
+from leptonsdk.quantization.library_layers import library_method
+from leptonsdk.structure.shapes import FILE as SHAPES
+from leptonsdk.testing.alone import run_model, start
+from leptonsdk.testing.bench import (
+    accepted,
+    compress,
+    compress_alone,
+    differing,
+    expect,
+    forward_hooks,
+    home,
+    in_files,
+    listed,
+    made,
+    main_output,
+    result,
+    same,
+    skip_unless,
+    tensors,
+    weights,
+)
+from leptonsdk.testing.check import COMPRESSORS, CheckFailed, check
+from leptonsdk.testing.models import ARCHITECTURES, tiny_checkpoint, tiny_inputs
+from leptonsdk.testing.pruned import half_zero
+
+_EXACT = 1e-5  # of outputs, between two processes
+_TIED = "llama"
+
+
+@check("runs-on-every-architecture", "each of eight architectures works, or is refused with a UsageError", *COMPRESSORS)
+def runs_on_every_architecture(plugin: type[Any], config: Mapping[str, Any]) -> None:
+    home(plugin, config)  # one at least
+    for name in ARCHITECTURES:
+        try:
+            result(plugin, config, name)
+        except UsageError:
+            continue
+        except Exception as error:
+            message = f"{type(error).__name__}: {error}"
+            hint = "ask modules and config what they are before you read them, and raise a UsageError for what cannot be done"
+            raise CheckFailed(message, where=f"{plugin.name} on {name}", hint=hint) from error
+
+
+@check("effects-are-true", "what it declares as its effects is seen in the checkpoints that it makes", *COMPRESSORS)
+def effects_are_true(plugin: type[Any], config: Mapping[str, Any]) -> None:
+    declared = plugin.capabilities.effects
+    skip_unless(declared, "it declares no effects")
+    seen = _effects(plugin, config)
+    hint = "do it, or take the effect out of its capabilities"
+    expect(bool(declared & seen), f"it declares {listed(sorted(declared))}, and does nothing", plugin.name, hint)
+    for other in plugin.examples:  # one config prunes, another removes
+        if declared <= seen:
+            return
+        seen |= _effects(plugin, other)
+    missing = sorted(declared - seen)
+    expect(not missing, f"it declares, and does with no config: {listed(missing)}", plugin.name, hint)
+
+
+def _effects(plugin: type[Any], config: Mapping[str, Any]) -> set[str]:
+    """The effects that a compressor's result shows."""
+    before, after = tiny_checkpoint(home(plugin, config)), result(plugin, config)
+    old, new = (weights(one).values() for one in (before, after))
+    fewer = sum(value.numel() for value in new) < sum(value.numel() for value in old)
+    zeros = [sum(int((value == 0).sum()) for value in one) for one in (old, new)]
+    signs = {
+        "quantizes": bool(after.quantized) or library_method(after.model) is not None,
+        "calibrates": bool(after.input_scales),
+        "sparsifies": fewer or zeros[1] > zeros[0],  # zeros may have been removed for good
+        "shrinks": fewer,
+        "distills": True,  # nothing in a checkpoint could tell
+    }
+    return {effect for effect, there in signs.items() if there}
+
+
+@check("weights-finite", "every weight that it leaves is a finite number", *COMPRESSORS)
+def weights_finite(plugin: type[Any], config: Mapping[str, Any]) -> None:
+    for name in accepted(plugin, config):
+        state = weights(result(plugin, config, name))
+        broken = [key for key, value in state.items() if value.is_floating_point() and not bool(value.isfinite().all())]
+        hint = "look for a division by a scale, norm or determinant that can be zero"
+        expect(not broken, f"NaN or infinite: {listed(broken)}", f"{plugin.name} on {name}", hint)
+
+
+@check(
+    "deterministic",
+    "the same input and seed give the same weights, whatever the global generators are at",
+    *COMPRESSORS,
+    when=lambda plugin: plugin.capabilities.deterministic,
+)
+def deterministic(plugin: type[Any], config: Mapping[str, Any]) -> None:
+    name = home(plugin, config)
+    first = tensors(result(plugin, config))
+    torch.manual_seed(1)
+    second = tensors(compress(plugin, config, tiny_checkpoint(name)))
+    hint = "draw from a generator made from `context.seed`, or declare `deterministic=False`"
+    apart = differing(first, second)
+    expect(not apart, f"a second run gives other weights: {listed(apart)}", f"{plugin.name} on {name}", hint)
+
+
+@check(
+    "keeps-ties",
+    "weights that were shared are shared still",
+    *COMPRESSORS,
+)
+def keeps_ties(plugin: type[Any], config: Mapping[str, Any]) -> None:
+    skip_unless(_TIED in accepted(plugin, config), f"it does not take {_TIED}, whose embeddings are tied")
+    model = result(plugin, config, _TIED).model
+    expect(
+        model.get_input_embeddings().weight is model.get_output_embeddings().weight,
+        "the output layer's weight is no longer the embedding's",
+        f"{plugin.name} on {_TIED}",
+        "change a weight in place (`weight.data = ...`, `copy_`), or call `model.tie_weights()` afterwards",
+    )
+
+
+@check("leaves-no-hooks", "the model that it makes has no hooks", *COMPRESSORS)
+def leaves_no_hooks(plugin: type[Any], config: Mapping[str, Any]) -> None:
+    hooked = forward_hooks(result(plugin, config).model)
+    hint = "call `handle.remove()` in a `finally`"
+    expect(not hooked, f"hooks are left on {listed(hooked)}", plugin.name, hint)
+
+
+@check(
+    "leaves-modes-alone",
+    "the model that it makes is in eval mode, and its weights can be trained as before",
+    *COMPRESSORS,
+)
+def leaves_modes_alone(plugin: type[Any], config: Mapping[str, Any]) -> None:
+    before, after = tiny_checkpoint(home(plugin, config)).model, result(plugin, config).model
+    training = [name or "the model" for name, module in after.named_modules() if module.training]
+    expect(not training, f"in train mode: {listed(training)}", plugin.name, "call `model.eval()`")
+    old = {name: parameter.requires_grad for name, parameter in before.named_parameters()}
+    moved = [
+        name
+        for name, parameter in after.named_parameters()
+        if parameter.is_floating_point() and old.get(name, True) != parameter.requires_grad
+    ]
+    if library_method(after) is None:  # transformers freezes what it quantizes
+        expect(not moved, f"requires_grad is not as it was: {listed(moved)}", plugin.name, "set it back")
+
+
+def _has(field: str) -> Any:
+    return lambda plugin: field in plugin.config_class.model_fields
+
+
+def _touched(plugin: type[Any], config: Mapping[str, Any]) -> list[str]:
+    """Linear layers that a compressor changes, quantizes or takes away, with training's own steps at a learning rate of 0."""
+    name = home(plugin, config)
+    before, after = tiny_checkpoint(name), compress_alone(plugin, config, tiny_checkpoint(name))
+    old, new = weights(before), weights(after)
+    layers = linear_layers(before.model)
+    own = {layer: [key for key in old if key.rpartition(".")[0] == layer] for layer in layers}
+    changed = {layer for layer, keys in own.items() if any(k not in new or not same(old[k], new[k]) for k in keys)}
+    return sorted(changed | (set(after.quantized) & layers.keys()))
+
+
+@check("honours-targets", "only the layers that `targets` means are changed", *COMPRESSORS, when=_has("targets"))
+def honours_targets(plugin: type[Any], config: Mapping[str, Any]) -> None:
+    touched = _touched(plugin, config)
+    skip_unless(len(touched) > 1, "it changes one layer, or none")
+    for meant in (touched[0], touched[-1]):
+        try:
+            others = [name for name in _touched(plugin, {**config, "targets": (meant,)}) if name != meant]
+        except UsageError:
+            continue  # one layer alone is not enough for it
+        hint = "`leptonsdk.quantization.matches` tells whether a layer is meant"
+        expect(not others, f"targets are ['{meant}'], and it changed {listed(others)}", plugin.name, hint)
+
+
+@check("honours-ignore", "layers that `ignore` means are left as they are", *COMPRESSORS, when=_has("ignore"))
+def honours_ignore(plugin: type[Any], config: Mapping[str, Any]) -> None:
+    touched = _touched(plugin, config)
+    skip_unless(len(touched) > 1, "it changes one layer, or none")
+    given = made(plugin, config).config.ignore
+    for left in (touched[0], touched[-1]):
+        try:
+            still = _touched(plugin, {**config, "ignore": (*given, left)})
+        except UsageError:
+            continue
+        hint = "`leptonsdk.quantization.matches` tells whether a layer is meant"
+        expect(left not in still, f"ignore names '{left}', and it was changed", plugin.name, hint)
+
+
+@check(
+    "keeps-zeros",
+    "weights that are zero before are zero afterwards",
+    *COMPRESSORS,
+    when=lambda plugin: plugin.capabilities.preserves_zeros,
+)
+def keeps_zeros(plugin: type[Any], config: Mapping[str, Any]) -> None:
+    before = half_zero(tiny_checkpoint(home(plugin, config)))
+    lost = filled(weights(before), weights(compress_alone(plugin, config, before)))
+    hint = "multiply by the mask `weight != 0` at the end, or take `preserves_zeros` out of its capabilities"
+    expect(not lost, f"zeros of a pruned model are no longer zero: {listed(lost)}", plugin.name, hint)
+
+
+def filled(before: Mapping[str, torch.Tensor], after: Mapping[str, torch.Tensor]) -> list[str]:
+    """Names of weights of the same shape in which something that was zero is not."""
+    shared = (name for name in before if name.endswith("weight") and name in after)
+    return [
+        name
+        for name in shared
+        if before[name].shape == after[name].shape and bool((after[name][before[name] == 0] != 0).any())
+    ]
+
+
+@check(
+    "keeps-shapes",
+    "every weight has the shape that it had, in the files too",
+    *COMPRESSORS,
+    when=lambda plugin: plugin.capabilities.preserves_shapes,
+)
+def keeps_shapes(plugin: type[Any], config: Mapping[str, Any]) -> None:
+    before, after = weights(tiny_checkpoint(home(plugin, config))), weights(in_files(plugin, config))
+    other = sorted(name for name in before if name not in after or before[name].shape != after[name].shape)
+    hint = "declare `preserves_shapes=False`, and the effect `shrinks`"
+    expect(not other, f"other shapes, or gone: {listed(other)}", plugin.name, hint)
+
+
+@check("sparsity-as-declared", "the saved files have as many zeros as `sparsity()` says", *COMPRESSORS)
+def sparsity_as_declared(plugin: type[Any], config: Mapping[str, Any]) -> None:
+    declared = made(plugin, config).sparsity()
+    skip_unless(declared is not None, "its `sparsity()` states no share for this config")
+    assert declared is not None
+    before, after = tiny_checkpoint(home(plugin, config)), in_files(plugin, config)
+    old, new = weights(before), weights(after)
+    names = [f"{layer}.weight" for layer in linear_layers(before.model)]
+    pruned = [name for name in names if name in new and int((new[name] == 0).sum()) > int((old[name] == 0).sum())]
+    expect(bool(pruned) or declared == 0, "no layer has more zeros than before", plugin.name)
+    zeros, count = (sum(f(new[name]) for name in pruned) for f in (lambda w: int((w == 0).sum()), lambda w: w.numel()))
+    slack = 1 / min((min(new[name].shape) for name in pruned), default=1)  # a row's share is a whole number of weights
+    found = zeros / max(count, 1)
+    expect(
+        abs(found - declared) <= slack,
+        f"{found:.3f} of the weights of {len(pruned)} layers are zero in the files, declared is {declared:.3f}",
+        plugin.name,
+        "count what is kept, round once, and save what the masks left",
+    )
+
+
+@check("bits-as-declared", "the saved files hold integers of the scheme that `scheme()` says", *COMPRESSORS)
+def bits_as_declared(plugin: type[Any], config: Mapping[str, Any]) -> None:
+    scheme = made(plugin, config).scheme()
+    skip_unless(scheme is not None, "its `scheme()` states none for this config")
+    assert scheme is not None
+    stored = in_files(plugin, config).quantized
+    expect(bool(stored), f"declared is {scheme.name}, and the files hold no integers", plugin.name)
+    other = {
+        name: tensor.scheme
+        for name, tensor in stored.items()
+        if (tensor.scheme.num_bits, tensor.scheme.group_size) != (scheme.num_bits, scheme.group_size)
+    }
+    name, found = next(iter(other.items()), ("", scheme))
+    expect(
+        not other,
+        f"declared are {scheme.num_bits} bits in groups of {scheme.group_size}, in the files stand {found.num_bits} in "
+        f"groups of {found.group_size}",
+        f"{plugin.name}, layer '{name}'",
+        "return from `scheme()` what `compress` quantizes with",
+    )
+
+
+@check("formats-as-declared", "what it leaves is saved in a format that it declares", *COMPRESSORS)
+def formats_as_declared(plugin: type[Any], config: Mapping[str, Any]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        result(plugin, config).save(folder)
+        written = quantization_section(folder).get("quant_method", "safetensors")
+        weighty = sorted(path.name for path in Path(folder).iterdir() if path.suffix in (".bin", ".pt", ".pth", ".pkl"))
+    declared = plugin.capabilities.formats
+    hint = f"declare formats={(*declared, written)!r}"
+    expect(written in declared, f"the saved folder is {written}, declared: {', '.join(declared)}", plugin.name, hint)
+    expect(not weighty, f"weights are in {listed(weighty)}, not in safetensors", plugin.name)
+
+
+@check(
+    "reloads-without-leptonsdk",
+    "saved and loaded by plain from_pretrained in a process without leptonsdk, it computes the same",
+    *COMPRESSORS,
+)
+def reloads_without_leptonsdk(plugin: type[Any], config: Mapping[str, Any]) -> None:
+    start()
+    for name in accepted(plugin, config):
+        checkpoint, where = result(plugin, config, name), f"{plugin.name} on {name}"
+        inputs = tiny_inputs(checkpoint)
+        with tempfile.TemporaryDirectory() as folder:
+            checkpoint.save(folder)
+            output, ours = _fresh_output(checkpoint, inputs)
+            if (Path(folder) / SHAPES).is_file():  # the config has no words for its shapes
+                theirs = main_output(load_checkpoint(folder, task=checkpoint.task).model, inputs)[1]
+            else:
+                theirs = run_model(Path(folder), inputs, output, where)
+            architectures = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8")).get("architectures")
+        if ours.shape == theirs.shape and not bool(ours.isfinite().all()):
+            continue  # another check tells of numbers that are not finite
+        apart = float((ours - theirs).abs().max()) if ours.shape == theirs.shape else float("inf")
+        hint = f"whatever {architectures} computes with must stand in its weights and its config"
+        expect(
+            apart <= _EXACT * max(1.0, float(ours.abs().max())), f"reloaded, outputs differ by {apart:.3g}", where, hint
+        )
+
+
+def _fresh_output(checkpoint: Checkpoint, inputs: Mapping[str, torch.Tensor]) -> tuple[str, torch.Tensor]:
+    return main_output(copy.deepcopy(checkpoint.model), inputs)  # a forward may repack quantized weights

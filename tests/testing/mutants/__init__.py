@@ -1,0 +1,1 @@
+"""Tiny plugins that pass the kit, and mutants of them, each with one fault."""
