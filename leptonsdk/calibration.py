@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from leptonsdk.hooks import StepContext
 
 Inputs = Mapping[str, Any]
+_TILE = 192
+_DECODER_SHARE = 16  # of a budget, the part that a decoder must have seen, at least
 _DECODED = 64  # tokens that an encoder-decoder writes for itself where the data has only its inputs
 
 
@@ -51,15 +54,58 @@ def one_row(inputs: Inputs) -> Inputs:
     return {name: value[:1] if isinstance(value, Tensor) else value for name, value in inputs.items()}
 
 
-def decoded_positions(inputs: Inputs) -> float:
-    """Positions of an encoder-decoder's decoder in a batch; infinite without one, so that there are always enough.
+@dataclass
+class Budget:
+    """Tells when enough calibration inputs have been read.
 
-    Speech has hundreds of frames for each token: a budget of positions alone would leave the decoder with a handful of inputs.
+    An encoder-decoder must have seen a sixteenth as many positions in its decoder too: speech has hundreds of frames for each
+    token, and a budget of frames alone would leave the decoder with a handful of inputs.
+
+    Attributes:
+        wanted: Positions of the first layer.
+        seen: So far.
+        decoded: Of the decoder; infinite where there is none.
     """
-    mask, ids = inputs.get("decoder_attention_mask"), inputs.get("decoder_input_ids")
-    if isinstance(mask, Tensor):
-        return float(mask.sum())
-    return ids.numel() if isinstance(ids, Tensor) else math.inf
+
+    wanted: int
+    seen: int = 0
+    decoded: float = 0.0
+
+    def add(self, inputs: Inputs, positions: int) -> None:
+        """Count a batch, of which the first layer read so many positions."""
+        self.seen += positions
+        mask, ids = inputs.get("decoder_attention_mask"), inputs.get("decoder_input_ids")
+        if isinstance(mask, Tensor):
+            self.decoded += float(mask.sum())
+        else:
+            self.decoded += ids.numel() if isinstance(ids, Tensor) else math.inf
+
+    @property
+    def met(self) -> bool:
+        return self.seen >= self.wanted and self.decoded * _DECODER_SHARE >= self.wanted
+
+
+class Gram:
+    """``X^T X`` of a layer's inputs ``X`` ``[positions, in]``, summed up batch by batch.
+
+    In float32, since one whose entries carry bfloat16's rounding is not positive definite.
+    """
+
+    def __init__(self, width: int, device: torch.device) -> None:
+        self._upper = torch.zeros(width, width, device=device)
+        self.positions = 0
+
+    def add(self, x: Tensor) -> None:
+        """More inputs ``[positions, in]``."""
+        full = x.float()
+        for start in range(0, full.shape[1], _TILE):  # the upper triangle, a tile's height at a time
+            self._upper[start : start + _TILE, start:].addmm_(full[:, start : start + _TILE].t(), full[:, start:])
+        self.positions += len(x)
+
+    def mean(self) -> Tensor:
+        """Per position, symmetric ``[in, in]``."""
+        upper = torch.triu(self._upper)
+        return (upper + torch.triu(upper, 1).t()) / max(self.positions, 1)
 
 
 def attended(inputs: Inputs, x: Tensor) -> Tensor | None:

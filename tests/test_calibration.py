@@ -11,9 +11,10 @@ import torch
 import transformers
 
 from leptonsdk.calibration import (
+    Budget,
+    Gram,
     attended,
     calibration_inputs,
-    decoded_positions,
     layers_by_input,
     one_row,
     watch_inputs,
@@ -82,8 +83,30 @@ def test_an_encoder_decoder_without_text_writes_its_own() -> None:
     labels = torch.tensor([[5, 6], [7, 8], [9, 1]])
     (given,) = calibration_inputs(model, context({**batch(), "labels": labels}), 4)
     assert given["decoder_input_ids"].tolist() == [[0, 5], [0, 7], [0, 9]]
-    assert decoded_positions(given) == 6
-    assert decoded_positions(batch()) == float("inf")
+
+
+def test_a_budget_wants_a_sixteenth_of_its_positions_in_the_decoder() -> None:
+    budget = Budget(64)
+    budget.add(batch(), 63)
+    assert not budget.met
+    budget.add(batch(), 1)
+    assert budget.met
+    speech = {"input_features": torch.ones(1, 8, 20), "decoder_input_ids": torch.ones(1, 2, dtype=torch.long)}
+    budget = Budget(64)
+    budget.add(speech, 500)
+    assert not budget.met
+    budget.add(speech, 500)
+    assert budget.met
+
+
+def test_a_gram_is_that_of_all_inputs() -> None:
+    x = torch.randn(50, 200, generator=torch.Generator().manual_seed(0))
+    gram = Gram(200, x.device)
+    for part in (x[:20].bfloat16(), x[20:].bfloat16()):
+        gram.add(part)
+    full = x.bfloat16().double()
+    torch.testing.assert_close(gram.mean().double(), full.t() @ full / 50, atol=1e-5, rtol=1e-5)
+    assert gram.positions == 50
 
 
 def test_layers_are_shown_what_they_read_without_padding() -> None:

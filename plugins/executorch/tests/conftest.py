@@ -64,7 +64,9 @@ def exports(tmp_path_factory: pytest.TempPathFactory, tiny: Any) -> Callable[...
             folder.mkdir()
             backend = ExecuTorchBackend(ExecuTorchConfig(precision=precision, **options))
             context = context_of(name, folder.with_suffix(".scratch"))
-            done[key] = backend.export(Checkpoint.of(tiny.build(name, layers=1)), folder, context)
+            checkpoint = Checkpoint.of(tiny.build(name, layers=1))
+            done[key] = backend.export(checkpoint, folder, context)
+            assert all(parameter.requires_grad for parameter in checkpoint.model.parameters())  # as it was
         return done[key]
 
     return exported

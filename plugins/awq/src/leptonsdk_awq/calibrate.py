@@ -6,12 +6,14 @@ import copy
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from leptonsdk.calibration import (
+    Budget,
+    Gram,
     Inputs,
     calibration_inputs,
-    decoded_positions,
     layers_by_input,
     one_row,
     watch_inputs,
@@ -22,11 +24,23 @@ from leptonsdk.hooks import StepContext
 from leptonsdk.quantization import QuantizedTensor, layers_to_quantize, round_to_nearest, weight_of
 from leptonsdk.structure import sample_inputs
 from leptonsdk_awq.calibrate_folds import Fold, apply_fold, find_folds
-from leptonsdk_awq.calibrate_statistics import Statistics
 from leptonsdk_awq.config import AWQConfig
 from leptonsdk_awq.solve import Solution, candidates, solve
 
-_DECODER_SHARE = 16  # of the budget, the part that an encoder-decoder's decoder must have seen, at least
+
+class Statistics:
+    """What is kept of a layer's inputs: ``X^T X``, and each channel's summed size ``[in]``."""
+
+    def __init__(self, x: Tensor) -> None:
+        self.gram, self._sizes = Gram(x.shape[1], x.device), torch.zeros(x.shape[1], device=x.device)
+
+    def add(self, x: Tensor) -> None:
+        self.gram.add(x)
+        self._sizes += x.float().abs().sum(0)
+
+    def size(self) -> Tensor:
+        """Mean absolute value of each channel ``[in]``."""
+        return self._sizes / max(self.gram.positions, 1)
 
 
 def compress(checkpoint: Checkpoint, config: AWQConfig, context: StepContext) -> Checkpoint:
@@ -77,7 +91,7 @@ def _solve(
     if fold is not None:
         scales = candidates(statistics.size(), weights, config.resolve(), config.grid, fold.share)
     try:
-        return solve(weights, statistics.gram(), config.resolve(), scales, checkpoint.scale_dtype)
+        return solve(weights, statistics.gram.mean(), config.resolve(), scales, checkpoint.scale_dtype)
     except UsageError as error:
         raise UsageError(error.message, where=f"layer '{names[0]}'", hint=error.hint) from error
 
@@ -105,15 +119,14 @@ def _regrouped(groups: Sequence[tuple[str, ...]], folds: Mapping[tuple[str, ...]
 def _enough(model: Any, layer: nn.Module, first: Inputs, rest: Iterator[Inputs], config: AWQConfig) -> list[Inputs]:
     """Batches until the first layer has seen enough positions, and the decoder of an encoder-decoder its share of them."""
     chosen: list[Inputs] = []
-    seen: list[int] = []
-    decoded = 0.0
+    budget = Budget(config.calibration_tokens)
     batch: Inputs | None = first
     while batch is not None:
+        seen: list[int] = []
+        watch_inputs(model, {"": layer}, batch, lambda _, x, seen=seen: seen.append(len(x)))  # type: ignore[misc]
+        budget.add(batch, sum(seen))
         chosen.append(batch)
-        watch_inputs(model, {"": layer}, batch, lambda _, x: seen.append(len(x)))
-        decoded += decoded_positions(batch)
-        enough = sum(seen) >= config.calibration_tokens and decoded * _DECODER_SHARE >= config.calibration_tokens
-        batch = None if enough else next(rest, None)
+        batch = None if budget.met else next(rest, None)
     return chosen
 
 
@@ -124,7 +137,7 @@ def _parts(
     part: list[tuple[str, ...]] = []
     used = 0
     for names in groups:
-        need = Statistics.bytes(weight_of(layers[names[0]]).shape[1])
+        need = 4 * weight_of(layers[names[0]]).shape[1] ** 2
         if part and used + need > memory * 1e9:
             yield part
             part, used = [], 0
@@ -139,7 +152,7 @@ def _watch(model: Any, layers: Mapping[str, nn.Module], batches: Sequence[Inputs
 
     def see(name: str, x: Tensor) -> None:
         if name not in found:
-            found[name] = Statistics(x.shape[-1], x.device)
+            found[name] = Statistics(x)
         found[name].add(x)
 
     for batch in batches:

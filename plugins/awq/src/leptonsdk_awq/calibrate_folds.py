@@ -57,9 +57,9 @@ def apply_fold(model: nn.Module, fold: Fold, scale: Tensor) -> None:
             weight = weight_of(producer)
             weight.div_(by_channel.to(weight).unsqueeze(1))
         else:
-            _vector(producer.weight).div_(by_channel)
+            _divide(producer.weight, by_channel)
         if getattr(producer, "bias", None) is not None:
-            _vector(producer.bias).div_(by_channel)
+            _divide(producer.bias, by_channel)
         for name in fold.consumers:
             weight = weight_of(model.get_submodule(name))
             weight.mul_(scale.to(weight))
@@ -209,10 +209,9 @@ def _removed(handles: list[Any]) -> Iterator[None]:
             handle.remove()
 
 
-def _vector(value: Any) -> Tensor:
-    """A parameter ``[channels]``."""
-    assert isinstance(value, Tensor)
-    return value
+def _divide(vector: Any, by: Tensor) -> None:
+    """A parameter ``[channels]``, in place."""
+    vector.div_(by.to(vector))
 
 
 def _is_linear(module: nn.Module) -> bool:

@@ -31,6 +31,7 @@ class AWQ(LayerQuantizer[AWQConfig]):
         devices=("cpu", "cuda"),
         formats=("compressed-tensors", "gptq"),
     )
+    examples = ({"bit_width": 4, "group_size": 16, "grid": 4},)
 
     def compress(self, checkpoint: Checkpoint, context: StepContext) -> Checkpoint:
         """The checkpoint with integers, and a copy of its model, rescaled, that computes with them.

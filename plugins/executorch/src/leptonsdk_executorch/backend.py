@@ -21,6 +21,19 @@ class ExecuTorchBackend(Backend[ExecuTorchConfig]):
     config_class = ExecuTorchConfig
     precisions: ClassVar[tuple[str, ...]] = PRECISIONS
     runtime_modules: ClassVar[tuple[str, ...]] = ("executorch.runtime",)
+    examples = ({}, {"precision": "int8"})
+    run_alone = """
+import json
+import torch
+from executorch.runtime import Runtime
+
+def run(entry, inputs):
+    about = json.loads((entry.parent / "export.json").read_text())["components"]["model"]["metadata"]
+    program = Runtime.get().load_program(entry)
+    results = program.load_method("forward").execute([torch.as_tensor(inputs[name]) for name in about["kwargs"]])
+    names = json.loads(json.loads(about["out_spec"])[1]["context"])
+    return {name: result.numpy() for name, result in zip(names, results)}
+"""
 
     def calibration(self) -> Need:
         return "required" if self.config.precision == "int8-static" else "never"

@@ -62,7 +62,7 @@ def export_checkpoint(checkpoint: Checkpoint, folder: Path, config: ExecuTorchCo
         inputs = {name: value[1:] for name, value in inputs.items()}  # the padded one
     limits = {name: _limits(value, rows, length) for name, value in inputs.items()}
     calibration = _calibration(model, set(inputs), config, context, rows, length) if precision == "int8-static" else ()
-    outputs = export_program(model, inputs, limits, precision, calibration, folder / ENTRY)
+    outputs = export_program(model, inputs, limits, precision, calibration, folder)
     write_companions(checkpoint, folder)
     details: dict[str, Any] = {
         "inputs": [_port(name, value, limits[name]) for name, value in inputs.items()],

@@ -20,7 +20,7 @@ def export_program(
     limits: Mapping[str, Mapping[int, int]],
     precision: str,
     calibration: Iterable[Inputs],
-    path: Path,
+    folder: Path,
 ) -> list[str]:
     """Trace a model, quantize its linear layers, lower it to XNNPACK and write the program.
 
@@ -30,7 +30,7 @@ def export_program(
         limits: The longest of each axis that varies, by input.
         precision: ``fp32``, ``int8-dynamic`` or ``int8-static``.
         calibration: Batches for ``int8-static``.
-        path: Of the program.
+        folder: Gets ``model.pte`` and ``export.json``, with which transformers opens it again.
 
     Returns:
         The names of its outputs, in order.
@@ -54,8 +54,7 @@ def export_program(
                 f"{type(model).__name__} cannot be exported to ExecuTorch: {str(error).strip().splitlines()[0][:300]}",
                 hint="the cause stands in the traceback; `transformers.exporters` may not support this model yet",
             ) from error
-        path.parent.mkdir(parents=True, exist_ok=True)
-        ExecutorchExporter.save_program(exported.components["model"].program, path)
+        exported.save_pretrained(folder)
     outputs = [name for name, value in found.items() if isinstance(value, torch.Tensor)]
     if len(outputs) != len(found):
         raise ExportError(

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from leptonsdk.calibration import Inputs, calibration_inputs, decoded_positions, one_row
+from leptonsdk.calibration import Budget, Inputs, calibration_inputs, one_row
 from leptonsdk.checkpoint import Checkpoint
 from leptonsdk.errors import UsageError
 from leptonsdk.hooks import StepContext
@@ -22,7 +22,6 @@ from leptonsdk_gptq.solve import solve
 from leptonsdk_gptq.tune import tune_scales
 
 _TUNING_POSITIONS = 512
-_DECODER_SHARE = 16  # of the budget, the part that an encoder-decoder's decoder must have seen, at least
 
 
 def compress(checkpoint: Checkpoint, config: GPTQConfig, context: StepContext) -> Checkpoint:
@@ -75,19 +74,16 @@ def compute_dtype(config: GPTQConfig, model: Any) -> torch.dtype:
 
 def _start(lockstep: Lockstep, first: Inputs, rest: Iterator[Inputs], config: GPTQConfig) -> tuple[int, int]:
     """Run batches up to their first layer until there are enough positions. Returns positions and rows."""
-    positions = rows = 0
-    decoded = 0.0
+    budget, rows = Budget(config.resolved_tokens), 0
     batch: Inputs | None = first
     while batch is not None:
         if config.resolved_correction:
             lockstep.start(batch, quantized=False)
         stream = lockstep.start(batch, quantized=True)
-        positions += _positions(stream)
+        budget.add(batch, _positions(stream))
         rows += _row_count(batch)
-        decoded += decoded_positions(batch)
-        enough = positions >= config.resolved_tokens and decoded * _DECODER_SHARE >= config.resolved_tokens
-        batch = None if enough else next(rest, None)
-    return positions, rows
+        batch = None if budget.met else next(rest, None)
+    return budget.seen, rows
 
 
 def _row_count(inputs: Inputs) -> int:
