@@ -67,11 +67,13 @@ def compress(checkpoint: Checkpoint, config: AWQConfig, context: StepContext) ->
         statistics = _watch(model, {names[0]: layers[names[0]] for names in part}, chosen)
         for names in part:
             context.progress(done, len(groups), names[0])
+            done += 1
+            if names[0] not in statistics:  # an expert that no position was sent to
+                continue
             solution = _solve(layers, names, folds.get(names), statistics.pop(names[0]), checkpoint, config)
             found.update(zip(names, solution.tensors, strict=True))
             if (fold := folds.get(names)) is not None:
                 apply_fold(model, fold, solution.scale)
-            done += 1
     for name in layers.keys() - found.keys():  # never called in calibration: an expert, a head for another task
         found[name] = round_to_nearest(weight_of(layers[name]), scheme, scale_dtype=checkpoint.scale_dtype)
     context.progress(len(groups), max(len(groups), 1), "done")
@@ -122,12 +124,17 @@ def _enough(model: Any, layer: nn.Module, first: Inputs, rest: Iterator[Inputs],
     budget = Budget(config.calibration_tokens)
     batch: Inputs | None = first
     while batch is not None:
-        seen: list[int] = []
-        watch_inputs(model, {"": layer}, batch, lambda _, x, seen=seen: seen.append(len(x)))  # type: ignore[misc]
-        budget.add(batch, sum(seen))
+        budget.add(batch, _positions(model, layer, batch))
         chosen.append(batch)
         batch = None if budget.met else next(rest, None)
     return chosen
+
+
+def _positions(model: Any, layer: nn.Module, batch: Inputs) -> int:
+    """How many a layer reads of a batch."""
+    seen: list[int] = []
+    watch_inputs(model, {"": layer}, batch, lambda _, x: seen.append(len(x)))
+    return sum(seen)
 
 
 def _parts(
