@@ -43,6 +43,7 @@ def variants(bits: tuple[int, ...]) -> list[Variant]:
             (f"gptq {preset} {width} bits", "gptq", {**scheme, "preset": preset}, True)
             for preset in ("fast", "default", "best")
         ]
+        found.append((f"awq {width} bits", "awq", scheme, True))
     found.append(("bitsandbytes nf4", "bitsandbytes", {"quant_type": "nf4"}, False))
     return found
 

@@ -15,14 +15,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from greenlet import GreenletExit, getcurrent, greenlet
 from torch import Tensor, nn
 from torch.nn import functional
 
-from leptonsdk.calibration.inputs import Inputs, attended
+from leptonsdk.calibration.inputs import Inputs, attended, positions
+from leptonsdk.calibration.watching import layers_by_input
 from leptonsdk.quantization import bias_of, weight_of
 
 
@@ -55,30 +55,8 @@ class Arrived:
 
 def find_groups(model: nn.Module, layers: Mapping[str, nn.Module], inputs: Inputs) -> list[Group]:
     """The layers in the order of a forward, those with one input together. Layers that it never calls are left out."""
-    seen: dict[str, tuple[int, Tensor]] = {}
-
-    def note(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-        def hook(module: nn.Module, arguments: tuple[Any, ...]) -> None:
-            seen.setdefault(name, (arguments[0]._version, arguments[0]))
-
-        return hook
-
-    handles = [module.register_forward_pre_hook(note(name)) for name, module in layers.items()]
-    try:
-        with torch.no_grad():
-            model(**inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
-    groups: list[list[str]] = []
-    last: tuple[int, Tensor] | None = None
-    for name, (version, x) in seen.items():
-        if last is not None and last[1] is x and last[0] == version:
-            groups[-1].append(name)
-        else:
-            groups.append([name])
-        last = (version, x)
-    return [Group(position, tuple(names)) for position, names in enumerate(groups)]
+    together = layers_by_input(model, layers, inputs)
+    return [Group(position, names) for position, names in enumerate(together)]
 
 
 @dataclass
@@ -209,8 +187,4 @@ def arrivals(streams: Iterable[Stream]) -> Iterator[Arrived]:
             continue
         keep = attended(mine.inputs, mine.x)
         source = other.x if other is not None and other.x is not None and other.x.shape == mine.x.shape else None
-        yield Arrived(_rows(mine.x, keep), None if source is None else _rows(source, keep))
-
-
-def _rows(x: Tensor, keep: Tensor | None) -> Tensor:
-    return x.reshape(-1, x.shape[-1]) if keep is None else x[keep]
+        yield Arrived(positions(mine.x, keep), None if source is None else positions(source, keep))

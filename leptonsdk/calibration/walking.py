@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from typing import Any, Self
@@ -10,12 +9,10 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from leptonsdk.calibration.inputs import Inputs, row_count
+from leptonsdk.calibration.inputs import Budget, Inputs, one_row, row_count
 from leptonsdk.calibration.streams import Arrived, Group, Lockstep, Stream, arrivals, find_groups
 from leptonsdk.errors import UsageError
 from leptonsdk.quantization import weight_of
-
-_DECODER_SHARE = 16  # of the positions, the part that an encoder-decoder's decoder must have seen, at least
 
 
 class LayerByLayer:
@@ -45,8 +42,7 @@ class LayerByLayer:
     Attributes:
         first: The first batch.
         groups: All of them.
-        positions: How many were read.
-        rows: In how many rows of the data.
+        rows: How many rows of the data were read.
 
     Raises:
         UsageError: The data is empty.
@@ -66,13 +62,13 @@ class LayerByLayer:
         if with_source and new_weight is None:
             raise ValueError("with_source needs new_weight: changed in place, the source's weights are gone")
         self._model, self._layers, self._batches = model, layers, iter(batches)
-        self._wanted, self._with_source, self.compute_dtype = positions, with_source, compute_dtype
+        self._budget, self._with_source, self.compute_dtype = Budget(positions), with_source, compute_dtype
         self._new_weight = new_weight or (lambda name: weight_of(layers[name]).detach())
         self._stack = ExitStack()
         self._reached: set[str] = set()
         self.first: Inputs = {}
         self.groups: list[Group] = []
-        self.positions = self.rows = 0
+        self.rows = 0
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
@@ -80,12 +76,17 @@ class LayerByLayer:
             first = next(self._batches, None)
             if first is None:
                 raise UsageError("the calibration data is empty", hint="give some rows")
-            self.first, self.groups = first, find_groups(self._model, self._layers, _one_row(first))
+            self.first, self.groups = first, find_groups(self._model, self._layers, one_row(first))
             self._lockstep = Lockstep(self._model, self._layers, self.groups, self.compute_dtype)
             stack.enter_context(self._lockstep.opened(self._new_weight))
             self._start(first)
             self._stack = stack.pop_all()
         return self
+
+    @property
+    def positions(self) -> int:
+        """How many were read."""
+        return self._budget.seen
 
     def __exit__(self, *error: Any) -> None:
         self._stack.__exit__(*error)
@@ -106,32 +107,14 @@ class LayerByLayer:
 
     def _start(self, batch: Inputs | None) -> None:
         """Run batches up to their first layer until there are enough positions."""
-        decoded = 0.0
         while batch is not None:
             if self._with_source:
                 self._lockstep.start(batch, new=False)
             stream = self._lockstep.start(batch, new=True)
-            self.positions += _positions(stream)
+            self._budget.add(batch, _positions(stream))
             self.rows += row_count(batch)
-            decoded += _decoded(batch)
-            enough = self.positions >= self._wanted and decoded * _DECODER_SHARE >= self._wanted
-            batch = None if enough else next(self._batches, None)
+            batch = None if self._budget.met else next(self._batches, None)
 
 
 def _positions(stream: Stream) -> int:
     return sum(len(arrived.x) for arrived in arrivals([stream]))
-
-
-def _decoded(inputs: Inputs) -> float:
-    """Positions of an encoder-decoder's decoder; without one there are always enough.
-
-    Speech has hundreds of frames for each token: frames alone would leave the decoder with a handful of inputs.
-    """
-    mask, ids = inputs.get("decoder_attention_mask"), inputs.get("decoder_input_ids")
-    if isinstance(mask, Tensor):
-        return float(mask.sum())
-    return ids.numel() if isinstance(ids, Tensor) else math.inf
-
-
-def _one_row(inputs: Inputs) -> Inputs:
-    return {name: value[:1] if isinstance(value, Tensor) else value for name, value in inputs.items()}

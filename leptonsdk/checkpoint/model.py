@@ -7,6 +7,7 @@ transformers quantized itself (bitsandbytes) are kept as they are, see `leptonsd
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 from collections.abc import Mapping
@@ -27,6 +28,7 @@ from leptonsdk.quantization.formats import (
 )
 from leptonsdk.quantization.formats_gptq import save_gptq
 from leptonsdk.quantization.formats_sidecar import needs_sidecar, save_sidecar
+from leptonsdk.quantization.layers import weight_of
 from leptonsdk.quantization.library_layers import (
     BITSANDBYTES,
     dequantized,
@@ -102,6 +104,32 @@ class Checkpoint:
         """How the inputs of layers are quantized, by module name, where training (or another's file) fixed it."""
         found = {name: getattr(tensor, "input_scale", None) for name, tensor in self.quantized.items()}
         return {name: scale for name, scale in found.items() if scale is not None}
+
+    @property
+    def scale_dtype(self) -> torch.dtype:
+        """What scales of its quantized weights are stored in, like its other floats: half precision where the source is."""
+        stored = self.source.dtype
+        dtype: torch.dtype = stored if stored in (torch.float16, torch.bfloat16) else self.model.dtype
+        return dtype
+
+    def with_integers(
+        self, tensors: Mapping[str, AnyTensor], model: transformers.PreTrainedModel | None = None
+    ) -> Checkpoint:
+        """A copy in which some weights are quantized, beside those that were: what a compressor of weights gives back.
+
+        Args:
+            tensors: By module name; they are kept on the CPU.
+            model: Computes with them from now on, changed in place, where the compressor made a copy of its own; default: a
+                copy of this one's.
+        """
+        model = copy.deepcopy(self.model) if model is None else model
+        modules, stored = dict(model.named_modules()), dict(self.quantized)
+        with torch.no_grad():
+            for name, tensor in tensors.items():
+                weight = weight_of(modules[name])
+                stored[name] = tensor.to("cpu")
+                weight.copy_(stored[name].dequantize(weight.dtype))
+        return self.replace(model=model, quantized=stored)
 
     def dequantized(self) -> Checkpoint:
         """The same in floats where transformers quantized layers itself, which no runtime but torch reads; else itself."""

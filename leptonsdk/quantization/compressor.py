@@ -169,34 +169,24 @@ class RoundToNearest(LayerQuantizer[RoundToNearestConfig]):
         Raises:
             UsageError: No layer is meant, groups do not fit some, or one cannot be stored.
         """
-        import copy
-
-        import torch
-
         from leptonsdk.quantization.codebooks import fit_codebook
         from leptonsdk.quantization.rtn import round_to_nearest
 
         config, scheme = self.config, self.config.resolve()
-        before: Mapping[str, Any] = checkpoint.quantized
-        self.layers(checkpoint.model, before)  # errors come before the copy
-        model = copy.deepcopy(checkpoint.model)
-        layers = self.layers(model, before)
-        quantized = dict(before)
-        with torch.no_grad():
-            for done, layer in enumerate(layers):
-                context.progress(done, len(layers), layer.name)
-                weight = layer.weight.to(context.device)
-                tensor: AnyTensor
-                try:
-                    if isinstance(scheme, CodebookScheme):
-                        tensor = fit_codebook(weight, scheme)
-                    else:
-                        tensor = round_to_nearest(
-                            weight, scheme, observer=config.observer, negative_scales=config.negative_scales
-                        )
-                except UsageError as error:
-                    raise UsageError(error.message, where=f"layer '{layer.name}'", hint=error.hint) from error
-                quantized[layer.name] = tensor.to("cpu")
-                layer.weight.copy_(quantized[layer.name].dequantize(layer.weight.dtype))
+        layers = self.layers(checkpoint.model, checkpoint.quantized)
+        found: dict[str, AnyTensor] = {}
+        for done, layer in enumerate(layers):
+            context.progress(done, len(layers), layer.name)
+            weight = layer.weight.detach().to(context.device)
+            try:
+                if isinstance(scheme, CodebookScheme):
+                    tensor: AnyTensor = fit_codebook(weight, scheme)
+                else:
+                    tensor = round_to_nearest(
+                        weight, scheme, observer=config.observer, negative_scales=config.negative_scales
+                    )
+            except UsageError as error:
+                raise UsageError(error.message, where=f"layer '{layer.name}'", hint=error.hint) from error
+            found[layer.name] = tensor.to("cpu")
         context.progress(len(layers), len(layers), "done")
-        return checkpoint.replace(model=model, quantized=quantized)
+        return checkpoint.with_integers(found)

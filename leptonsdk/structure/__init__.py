@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from leptonsdk.structure.samples import sample_inputs
     from leptonsdk.structure.shapes import Shapes, fit_config, load_shapes, record_shapes, resize, save_shapes
     from leptonsdk.structure.skipping import skippable_layers, state_after, state_before, with_state
+    from leptonsdk.structure.tracing import steady
+    from leptonsdk.structure.trials import outputs_of
 
 __all__ = [
     "Attention",
@@ -31,6 +33,7 @@ __all__ = [
     "find_units",
     "fit_config",
     "load_shapes",
+    "outputs_of",
     "record_shapes",
     "remove_heads",
     "remove_neurons",
@@ -40,6 +43,7 @@ __all__ = [
     "skippable_layers",
     "state_after",
     "state_before",
+    "steady",
     "with_state",
 ]
 
@@ -50,6 +54,7 @@ _HEAVY = {
     "find_units": "finding",
     "fit_config": "shapes",
     "load_shapes": "shapes",
+    "outputs_of": "trials",
     "record_shapes": "shapes",
     "remove_heads": "removal",
     "remove_neurons": "removal",
@@ -59,6 +64,7 @@ _HEAVY = {
     "skippable_layers": "skipping",
     "state_after": "skipping",
     "state_before": "skipping",
+    "steady": "tracing",
     "with_state": "skipping",
 }
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
+from leptonsdk.calibration import watch_inputs
 from leptonsdk.checkpoint import Checkpoint
 from leptonsdk.quantization.layers import linear_layers, tied_layers, weight_of
 from leptonsdk.testing.models import tiny_batches
@@ -24,20 +24,10 @@ def half_zero(checkpoint: Checkpoint) -> Checkpoint:
     return checkpoint
 
 
-def layer_inputs(checkpoint: Checkpoint, names: Mapping[str, Any]) -> dict[str, Tensor]:
+def layer_inputs(checkpoint: Checkpoint, names: Iterable[str]) -> dict[str, Tensor]:
     """What each layer reads on the tiny calibration data, ``[positions, in]``, by name."""
     seen: dict[str, list[Tensor]] = {}
-    layers = linear_layers(checkpoint.model)
-
-    def watch(name: str) -> Any:
-        return lambda module, inputs: seen.setdefault(name, []).append(inputs[0].detach().flatten(0, -2))
-
-    handles = [layers[name].register_forward_pre_hook(watch(name)) for name in names]
-    try:
-        with torch.inference_mode():
-            for batch in tiny_batches(checkpoint)(8):
-                checkpoint.model(**batch)
-    finally:
-        for handle in handles:
-            handle.remove()
+    layers = {name: checkpoint.model.get_submodule(name) for name in names}
+    for batch in tiny_batches(checkpoint)(8):
+        watch_inputs(checkpoint.model, layers, batch, lambda name, x: seen.setdefault(name, []).append(x))
     return {name: torch.cat(found) for name, found in seen.items()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -33,7 +32,7 @@ def compress(checkpoint: Checkpoint, config: GPTQConfig, context: StepContext) -
         for layer in layers_to_quantize(model, scheme, config.targets, config.ignore, checkpoint.quantized)
     }
     found: dict[str, QuantizedTensor] = {}
-    scale_dtype = _scale_dtype(checkpoint)
+    scale_dtype = checkpoint.scale_dtype
     context.progress(0, len(layers), "reading calibration data")
     with LayerByLayer(
         model,
@@ -60,7 +59,8 @@ def compress(checkpoint: Checkpoint, config: GPTQConfig, context: StepContext) -
             seed=context.seed,
             context=context,
         )
-    return _result(checkpoint, ordered)
+    trim()
+    return checkpoint.with_integers(ordered)
 
 
 def compute_dtype(config: GPTQConfig, model: Any) -> torch.dtype:
@@ -149,22 +149,3 @@ def _rows(tensor: QuantizedTensor, counts: list[int]) -> Iterator[QuantizedTenso
         part = slice(start, start := start + count)
         zeros = None if tensor.zero_point is None else tensor.zero_point[part].clone()
         yield QuantizedTensor(tensor.integers[part].clone(), tensor.scale[part].clone(), zeros, tensor.scheme)
-
-
-def _scale_dtype(checkpoint: Checkpoint) -> torch.dtype:
-    """Scales are stored like the other floats: in half precision where the source is."""
-    stored = checkpoint.source.dtype
-    dtype: torch.dtype = stored if stored in (torch.float16, torch.bfloat16) else checkpoint.model.dtype
-    return dtype
-
-
-def _result(checkpoint: Checkpoint, tensors: Mapping[str, QuantizedTensor]) -> Checkpoint:
-    trim()
-    model = copy.deepcopy(checkpoint.model)
-    modules = dict(model.named_modules())
-    with torch.no_grad():
-        for name, tensor in tensors.items():
-            weight = weight_of(modules[name])
-            weight.copy_(tensor.dequantize(weight.dtype))
-    stored = {name: tensor.to("cpu") for name, tensor in tensors.items()}
-    return checkpoint.replace(model=model, quantized={**checkpoint.quantized, **stored})
