@@ -126,9 +126,8 @@ def _has(field: str) -> Any:
     return lambda plugin: field in plugin.config_class.model_fields
 
 
-def _touched(plugin: type[Any], config: Mapping[str, Any]) -> list[str]:
-    """Linear layers that a compressor changes, quantizes or takes away, with training's own steps at a learning rate of 0."""
-    name = home(plugin, config)
+def _touched(plugin: type[Any], config: Mapping[str, Any], name: str) -> list[str]:
+    """Linear layers of an architecture that a compressor changes, quantizes or takes away by itself."""
     before, after = tiny_checkpoint(name), compress_alone(plugin, config, tiny_checkpoint(name))
     old, new = weights(before), weights(after)
     layers = linear_layers(before.model)
@@ -139,11 +138,12 @@ def _touched(plugin: type[Any], config: Mapping[str, Any]) -> list[str]:
 
 @check("honours-targets", "only the layers that `targets` means are changed", *COMPRESSORS, when=_has("targets"))
 def honours_targets(plugin: type[Any], config: Mapping[str, Any]) -> None:
-    touched = _touched(plugin, config)
+    name = home(plugin, config)
+    touched = _touched(plugin, config, name)
     skip_unless(len(touched) > 1, "it changes one layer, or none")
     for meant in (touched[0], touched[-1]):
         try:
-            others = [name for name in _touched(plugin, {**config, "targets": (meant,)}) if name != meant]
+            others = [one for one in _touched(plugin, {**config, "targets": (meant,)}, name) if one != meant]
         except UsageError:
             continue  # one layer alone is not enough for it
         hint = "`leptonsdk.quantization.matches` tells whether a layer is meant"
@@ -152,12 +152,13 @@ def honours_targets(plugin: type[Any], config: Mapping[str, Any]) -> None:
 
 @check("honours-ignore", "layers that `ignore` means are left as they are", *COMPRESSORS, when=_has("ignore"))
 def honours_ignore(plugin: type[Any], config: Mapping[str, Any]) -> None:
-    touched = _touched(plugin, config)
+    name = home(plugin, config)
+    touched = _touched(plugin, config, name)
     skip_unless(len(touched) > 1, "it changes one layer, or none")
     given = made(plugin, config).config.ignore
     for left in (touched[0], touched[-1]):
         try:
-            still = _touched(plugin, {**config, "ignore": (*given, left)})
+            still = _touched(plugin, {**config, "ignore": (*given, left)}, name)
         except UsageError:
             continue
         hint = "`leptonsdk.quantization.matches` tells whether a layer is meant"
