@@ -31,7 +31,7 @@ from leptonsdk.testing.bench import (
     weights,
 )
 from leptonsdk.testing.check import COMPRESSORS, CheckFailed, check
-from leptonsdk.testing.checks_compressor import filled
+from leptonsdk.testing.checks_declared import filled
 from leptonsdk.testing.models import tiny_checkpoint
 
 FIRST_PARTY = "leptonsdk"
