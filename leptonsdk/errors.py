@@ -62,6 +62,10 @@ class RunError(LeptonError):
     """A run folder that cannot be used, or a step that broke."""
 
 
+class HubError(LeptonError):
+    """The Hub cannot be reached, or does not do what was asked of it."""
+
+
 @dataclass(frozen=True)
 class Problem:
     """One thing wrong with a recipe: what, where (file and line), and the nearest valid word or other advice."""

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from leptonsdk.cli import common, environment, models, recipes
+from leptonsdk.cli import common, environment, hub, models, recipes
 from leptonsdk.errors import LeptonError, RecipeError
 
 app = typer.Typer(
@@ -29,6 +29,9 @@ app.command()(recipes.plan)
 app.command()(models.export)
 app.command()(models.evaluate)
 app.command()(models.gate)
+app.command()(hub.push)
+app.command()(hub.verify)
+app.command()(hub.reproduce)
 app.command("recipes")(recipes.list_recipes)
 app.command("targets")(recipes.list_targets)
 app.command()(environment.doctor)
