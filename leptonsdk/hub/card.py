@@ -55,13 +55,13 @@ def write_card(
     """
     card = ModelCard(repo_id, manifest["task"])
     plugins.hooks.hook.lepton_model_card(card=card, run=manifest)
-    config = _root_config(files)
+    config = _json_file(files, "config.json")
     method = (config.get("quantization_config") or {}).get("quant_method") if manifest["root"] != "none" else None
     paths = [file.path for file in files]
     name = repo_id.rpartition("/")[2]
     models = read_models(manifest)
     data = card_data(manifest, models, paths, method, inherited, card.tags, name)
-    block = _render(manifest, card, paths, config, method, inherited, name)
+    block = _render(manifest, card, paths, config, method, inherited, _pooling(files))
     old = None if existing is None else _read(existing)
     text = lay_in(block, _warning(manifest), None if old is None else old.text)
     metadata = (data if old is None else merge(data, old.data)).to_yaml()
@@ -126,7 +126,7 @@ def _render(
     config: Mapping[str, Any],
     method: str | None,
     inherited: Mapping[str, Any],
-    name: str,
+    pooling: str | None,
 ) -> str:
     models = read_models(manifest)
     conditions = read_conditions(manifest, models)
@@ -139,8 +139,9 @@ def _render(
     )
     environment.filters |= {"cell": _cell, "title": fmt.title, "joined": fmt.joined}
     return environment.get_template(_TEMPLATE).render(
-        name=name,
+        name=card.repo_id.rpartition("/")[2],
         card=card,
+        pooling=pooling,
         manifest=manifest,
         inherited=inherited,
         head=headline(manifest, models, conditions, primary_metrics(manifest, models)),
@@ -155,6 +156,8 @@ def _render(
         transformers=_transformers(manifest, card, config, paths),
         method=method,
         folders=_folders(paths),
+        places=_places(manifest),
+        contents=_contents(manifest),
         recipe=yaml.safe_dump(manifest["recipe"], sort_keys=False, allow_unicode=True, width=100),
         packages=sorted(package for package in manifest["versions"] if package.startswith("leptonsdk")),
     )
@@ -166,19 +169,41 @@ def _cell(text: object) -> str:
 
 
 def _settings(manifest: Mapping[str, Any]) -> dict[str, str]:
-    """What each step and export was told, by its name."""
-    return {
-        entry["name"]: ", ".join(f"{key} {_setting(value)}" for key, value in _told(entry["config"]))
-        for entry in (*manifest["steps"], *manifest["artifacts"])
+    """What the recipe says of each step and export, by its name; what it leaves open is the plugin's default."""
+    recipe = manifest["recipe"]
+    told: dict[str, str] = {}
+    for entry, stated in zip(manifest["steps"], recipe.get("steps") or (), strict=True):
+        told[entry["name"]] = _flow(next(iter(stated.values())))
+    for entry in manifest["artifacts"]:
+        options = [one[entry["backend"]] for one in recipe.get("export") or () if entry["backend"] in one]
+        fits = [one for one in options if one.items() <= {**entry["config"], **_resolved(one, entry)}.items()]
+        told[entry["name"]] = _flow(fits[0] if fits else entry["config"])
+    return told
+
+
+def _resolved(stated: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[str, Any]:
+    """A precision by its short name, which the config spells out."""
+    precision = stated.get("precision")
+    return {"precision": precision} if precision and str(entry["name"]).endswith(f"-{precision}") else {}
+
+
+def _flow(options: Mapping[str, Any]) -> str:
+    if not options:
+        return "defaults"
+    return (
+        str(yaml.safe_dump(dict(options), default_flow_style=True, sort_keys=False, width=10_000)).strip().strip("{}")
+    )
+
+
+def _pooling(files: Sequence[RepoFile]) -> str | None:
+    """How a sentence encoder's token vectors become one, in words, where its own file says so."""
+    config = _json_file(files, "1_Pooling/config.json")
+    modes = {
+        "mean_tokens": "mean over the tokens",
+        "cls_token": "first token's",
+        "max_tokens": "maximum over the tokens",
     }
-
-
-def _told(config: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    return [(key.replace("_", " "), value) for key, value in config.items() if value not in (None, [], {}, "", "auto")]
-
-
-def _setting(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    return next((words for mode, words in modes.items() if config.get(f"pooling_mode_{mode}") is True), None)
 
 
 def _transformers(
@@ -221,10 +246,29 @@ def _folders(paths: Sequence[str]) -> dict[str, list[str]]:
     return found
 
 
-def _root_config(files: Sequence[RepoFile]) -> dict[str, Any]:
+def _places(manifest: Mapping[str, Any]) -> dict[str, str]:
+    """The folder of each artifact, by its name."""
+    return {entry["name"]: PurePosixPath(entry["entry"]).parts[0] for entry in manifest["artifacts"]}
+
+
+def _contents(manifest: Mapping[str, Any]) -> dict[str, str]:
+    """What a folder holds, in words."""
+    root = {
+        "checkpoint": "the compressed model for transformers, with its config and tokenizer or processor",
+        "source": "the original model, its weights unchanged, with its config and tokenizer or processor",
+        "none": "the config and the tokenizer or processor",
+    }[manifest["root"]]
+    found: dict[str, list[str]] = {"": [root]}
+    for entry in manifest["artifacts"]:
+        words = f"{entry['name']}, {fmt.size(entry['bytes'])}, for {entry['backend']}"
+        found.setdefault(_places(manifest)[entry["name"]], []).append(words)
+    return {folder: "; ".join(words) for folder, words in found.items()}
+
+
+def _json_file(files: Sequence[RepoFile], path: str) -> dict[str, Any]:
     for file in files:
-        if file.path == "config.json":
+        if file.path == path:
             content = file.content if isinstance(file.content, bytes) else file.content.read_bytes()
-            config: dict[str, Any] = json.loads(content)
-            return config
+            found: dict[str, Any] = json.loads(content)
+            return found
     return {}

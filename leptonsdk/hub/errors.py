@@ -31,6 +31,8 @@ def describe(error: BaseException, repo_id: str, doing: str) -> HubError | None:
     """The Hub's answer in words; None where an error is not about the Hub at all."""
     from huggingface_hub import errors as hub
 
+    if isinstance(error, ValueError) and "README.md" in str(error):  # by the client, for the Hub's validation
+        return _error(repo_id, doing, "the Hub refuses the card's metadata: " + " ".join(str(error).split()), None)
     for cause in _causes(error):  # an upload's error comes wrapped in the client's own RuntimeError
         if isinstance(cause, hub.OfflineModeIsEnabled):
             return _error(repo_id, doing, "HF_HUB_OFFLINE is set, so nothing was asked of the Hub", "unset it")
@@ -45,8 +47,6 @@ def describe(error: BaseException, repo_id: str, doing: str) -> HubError | None:
         if isinstance(cause, (hub.HTTPError, ConnectionError, TimeoutError)):  # type: ignore[attr-defined]
             what = f"the Hub cannot be reached, or the connection was cut ({first_line(cause)})"
             return _error(repo_id, doing, what, f"check the network; {_KEPT}")
-    if isinstance(error, ValueError) and "README.md" in str(error):
-        return _error(repo_id, doing, "the Hub refuses the card's metadata: " + " ".join(str(error).split()), None)
     return None
 
 

@@ -110,6 +110,26 @@ def verify_files(name: str, folder: Path, verifier: Verifier | None = None) -> V
     )
 
 
+def verified_folder(reference: str | Path, revision: str | None, verifier: Verifier) -> Path:
+    """A repository's or folder's files, if they are those that were signed.
+
+    Raises:
+        CheckpointError: They are not.
+    """
+    from huggingface_hub import HfApi
+
+    found = verify_files(*open_repository(reference, revision, HfApi()), verifier)
+    if not found.passed:
+        files = ", ".join([*found.changed, *found.missing][:5])
+        told = (
+            f"its files are not those that were pushed: {files}"
+            if files
+            else f"its signature is not good: {found.signature}"
+        )
+        raise CheckpointError(told, where=found.name)
+    return found.folder
+
+
 def _hashes(manifest: Mapping[str, Any], name: str) -> dict[str, str]:
     """The manifest's hashes, if they are such, of files inside the folder, and cover what it says it holds."""
     hashes = manifest.get("sha256")

@@ -32,7 +32,7 @@ class Fault:
         method: Of the request.
         path: A regular expression, searched in the path.
         status: The answer's status; 0: the connection is cut instead, when ``after`` bytes of the body are read; -1: it is cut
-            when everything was done, so that only the answer is lost.
+            when everything was done, so that only the answer is lost; -2: nothing but ``then``.
         headers: Of the answer.
         message: Its words.
         times: How often; -1: always.
@@ -180,11 +180,17 @@ class _Handler(BaseHTTPRequestHandler):
             self.refuse(404 if user else 401, "Repository not found", "RepoNotFound")
         elif repository.gated and user != name.split("/")[0]:
             self.refuse(403, "Access to this model is restricted", "GatedRepo")
-        elif self.command in ("POST", "PUT") and user != name.split("/")[0] and not self.query.get("create_pr"):
+        elif self.command == "POST" and user != name.split("/")[0] and not self._proposes():
             self.refuse(403, "You don't have the rights to write to this repository")
         else:
             return repository
         return None
+
+    def _proposes(self) -> bool:
+        """Whether a request is part of a pull request, which anybody may open; a batch of files for one names no branch."""
+        return bool(self.query.get("create_pr")) or (
+            self.path.endswith("/batch") and "ref" not in json.loads(self.body)
+        )
 
     # ── the pages ───────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -1,0 +1,156 @@
+"""A push: what arrives, what stays, what is refused."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from server import Hub
+
+from leptonsdk.artifact import Artifact
+from leptonsdk.errors import HubError, UsageError
+from leptonsdk.hub.push import GateRefusedError, Pushed
+from leptonsdk.pipeline.run import Run
+
+Push = Callable[..., Pushed]
+
+
+@pytest.fixture
+def failed(run: Run, tmp_path: Path) -> Path:
+    """The run, as if its gate had failed."""
+    folder = tmp_path / "failed"
+    shutil.copytree(run.folder, folder)
+    state = json.loads((folder / "run.json").read_text())
+    state["verdict"] = "fail"
+    for condition in state["conditions"]:
+        condition["verdict"] = "fail"
+    (folder / "run.json").write_text(json.dumps(state))
+    return folder
+
+
+def test_a_push_brings_checkpoint_exports_card_and_manifest_in_one_commit(hub: Hub, push: Push, run: Run) -> None:
+    pushed = push()
+    repository = hub.repository("me/toy")
+    assert repository.private, "a new repository is private unless somebody says otherwise"
+    assert repository.head.sha == pushed.commit
+    assert len(repository.commits) == 2, "the Hub's first commit, and ours"
+    files = repository.files
+    assert {
+        "config.json",
+        "model.safetensors",
+        "onnx/model.onnx",
+        "onnx/model_quantized.onnx",
+        "tokenizer.json",
+    } <= set(files)
+    assert {"README.md", "LICENSE", "leptonsdk.json"} <= set(files)
+    assert json.loads(files["config.json"])["quantization_config"]["quant_method"] == "compressed-tensors"
+    manifest = json.loads(files["leptonsdk.json"])
+    assert manifest["sha256"] == {
+        path: hashlib.sha256(content).hexdigest()
+        for path, content in files.items()
+        if path not in ("leptonsdk.json", ".gitattributes")
+    }
+    text = files["leptonsdk.json"].decode() + files["README.md"].decode()
+    assert str(run.folder.parent) not in text, "no path of the machine may leave it"
+    assert "hf_owner" not in text
+
+
+def test_the_same_again_commits_nothing(hub: Hub, push: Push) -> None:
+    first, again = push(), push()
+    assert again.unchanged
+    assert again.commit == first.commit
+    assert set(hub.storage.uploads.values()) == {1}
+
+
+def test_a_dry_run_sends_nothing(hub: Hub, push: Push) -> None:
+    pushed = push(dry_run=True)
+    assert pushed.commit is None
+    assert "model.safetensors" in {file.path for file in pushed.prepared.files}
+    assert not hub.storage.repositories
+    assert not [line for line in hub.seen if line.startswith(("POST", "PUT"))]
+
+
+def test_public_is_asked_for(hub: Hub, push: Push) -> None:
+    push(public=True)
+    assert not hub.repository("me/toy").private
+
+
+def test_a_pull_request_leaves_the_main_branch_alone(hub: Hub, push: Push) -> None:
+    hub.storage.create("them/toy", private=False)
+    before = hub.repository("them/toy").head
+    with pytest.raises(HubError, match="no right"):
+        push("them/toy")
+    pushed = push("them/toy", create_pr=True)
+    repository = hub.repository("them/toy")
+    assert pushed.pull_request == f"{hub.url}/them/toy/discussions/1"
+    assert repository.head is before
+    assert "model.safetensors" in repository.commits[repository.refs["refs/pr/1"]].files
+    with pytest.raises(HubError, match="no such repository to open a pull request in"):
+        push("them/other", create_pr=True)
+
+
+def test_what_others_put_there_stays_and_what_we_no_longer_have_goes(hub: Hub, push: Push) -> None:
+    push()
+    repository = hub.repository("me/toy")
+    repository.put("notes/photo.png", b"a picture")
+    repository.put("onnx/export.json", b"changed by hand")
+    pushed = push(artifacts=["onnxruntime-int8"])
+    assert "notes/photo.png" in repository.files
+    assert "onnx/model.onnx" in pushed.prepared.deleted
+    assert "onnx/model.onnx" not in repository.files
+    assert "onnx/model_quantized.onnx" in repository.files
+
+
+def test_a_gate_that_did_not_pass_stops_a_push_unless_told(hub: Hub, push: Push, failed: Path) -> None:
+    with pytest.raises(GateRefusedError, match="--allow-failed-gate") as caught:
+        push(run=failed)
+    assert caught.value.exit_code == 1
+    assert not hub.storage.repositories
+    push(run=failed, allow_failed_gate=True)
+    card = hub.repository("me/toy").files["README.md"].decode()
+    first = card.split("---\n", 2)[2].splitlines()[0]
+    assert first.startswith("> **Warning: this model did not pass its own gate.")
+    push()
+    assert "did not pass" not in hub.repository("me/toy").files["README.md"].decode()
+
+
+def test_artifacts_that_want_the_same_file_are_named(hub: Hub, push: Push, run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "two"
+    shutil.copytree(run.folder, folder)
+    twin = folder / "artifacts" / "onnxruntime-int8-static"
+    shutil.copytree(folder / "artifacts" / "onnxruntime-int8", twin)
+    graph = twin / Artifact.open(twin).entry
+    graph.write_bytes(graph.read_bytes() + b"another")
+    state = json.loads((folder / "run.json").read_text())
+    entry = next(e for e in state["artifacts"] if e["name"] == "onnxruntime-int8")
+    state["artifacts"].append({**entry, "name": "onnxruntime-int8-static"})
+    (folder / "run.json").write_text(json.dumps(state))
+    with pytest.raises(UsageError, match="both bring onnx/model_quantized.onnx.*--artifact"):
+        push(run=folder)
+    push(run=folder, artifacts=["onnxruntime-int8-static"])
+    assert hub.repository("me/toy").files["onnx/model_quantized.onnx"].endswith(b"another")
+
+
+def test_another_model_is_not_taken_for_the_source(push: Push, source: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no such folder"):
+        push(source=tmp_path / "nothing")
+    with pytest.raises(UsageError, match="no artifact 'onnxruntime-int9'.*Did you mean"):
+        push(artifacts=["onnxruntime-int9"])
+
+
+def test_without_a_token_nothing_is_tried(hub: Hub, push: Push) -> None:
+    with pytest.raises(HubError, match="there is no token.*hf auth login"):
+        push(token=None)
+    assert not hub.storage.repositories
+
+
+def test_the_token_is_the_hubs_own(hub: Hub, push: Push, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_owner")
+    push(token=None)
+    assert hub.repository("me/toy").head.parent is not None
+    assert "hf_owner" not in caplog.text
