@@ -11,6 +11,7 @@ from leptonsdk.errors import HubError, LeptonError, first_line
 
 LOGIN = "log in with `hf auth login`, or set HF_TOKEN"
 _QUOTA = re.compile(r"storage|quota|limit reached|upgrade|payment", re.IGNORECASE)
+_XET = re.compile(r"HTTP status \w+ error \((\d{3})")  # hf-xet, which uploads large files, tells a status in words only
 _KEPT = "the same command again goes on: what is uploaded is not sent twice"
 
 
@@ -40,6 +41,8 @@ def describe(error: BaseException, repo_id: str, doing: str) -> HubError | None:
             return _error(repo_id, doing, "there is no token", LOGIN)
         if isinstance(cause, hub.HfHubHTTPError):
             return _error(repo_id, doing, *_answered(cause))
+        if isinstance(cause, ConnectionError) and (told := _XET.search(str(cause))):
+            return _error(repo_id, doing, *_by_status(int(told[1]), ""))
         if isinstance(cause, hub.LocalEntryNotFoundError):
             return _error(repo_id, doing, "the Hub cannot be reached, and the cache holds no copy", "check the network")
         if isinstance(cause, (hub.HFValidationError, hub.HfUriError)):
@@ -47,6 +50,8 @@ def describe(error: BaseException, repo_id: str, doing: str) -> HubError | None:
         if isinstance(cause, (hub.HTTPError, ConnectionError, TimeoutError)):  # type: ignore[attr-defined]
             what = f"the Hub cannot be reached, or the connection was cut ({first_line(cause)})"
             return _error(repo_id, doing, what, f"check the network; {_KEPT}")
+    if isinstance(error, RuntimeError):  # an uploader's own
+        return _error(repo_id, doing, f"it broke on the way: {first_line(error)}", _KEPT)
     return None
 
 
@@ -70,14 +75,19 @@ def _answered(error: Any) -> tuple[str, str | None]:
         return "it is gated, and this account has not been let in", "ask for access on its page, then try again"
     if isinstance(error, hub.DisabledRepoError):
         return "the Hub has disabled it", "ask the Hub's support"
-    if status in (402, 413, 507) or (status == 403 and _QUOTA.search(said)):
-        return f"the account's storage does not take it (HTTP {status}{said})", (
-            "free some space, push fewer artifacts (--artifact), or take a larger plan"
-        )
     if isinstance(error, hub.RepositoryNotFoundError):
         return "there is no such repository, or this account may not see it", f"check the name; {LOGIN}"
     if isinstance(error, hub.RevisionNotFoundError):
         return f"it has no such revision{said}", "name a branch, tag or commit that it has"
+    return _by_status(status, said, _wait(error))
+
+
+def _by_status(status: int, said: str, wait: str = "") -> tuple[str, str | None]:
+    """The same by the status alone; ``said`` are the server's words."""
+    if status in (402, 413, 507) or (status == 403 and _QUOTA.search(said)):
+        return f"the account's storage does not take it (HTTP {status}{said})", (
+            "free some space, push fewer artifacts (--artifact), or take a larger plan"
+        )
     return {
         401: (f"the Hub does not accept the token{said}", f"make a new one, then {LOGIN}"),
         403: (
@@ -91,7 +101,7 @@ def _answered(error: Any) -> tuple[str, str | None]:
             "look at what they did, then give the same command again",
         ),
         416: (f"a part of a file could not be read{said}", _KEPT),
-        429: (f"too many requests{_wait(error)}", f"wait, then go on; {_KEPT}"),
+        429: (f"too many requests{wait}", f"wait, then go on; {_KEPT}"),
     }.get(status) or (
         (f"the Hub has a fault of its own (HTTP {status}{said})", f"wait a little; {_KEPT}")
         if status >= 500

@@ -86,6 +86,7 @@ class Storage:
     repositories: dict[str, Repository] = field(default_factory=dict)
     large: dict[str, bytes] = field(default_factory=dict)
     parts: dict[tuple[str, int], bytes] = field(default_factory=dict)
+    xorbs: dict[str, list[bytes]] = field(default_factory=dict)
     uploads: dict[str, int] = field(default_factory=dict)
     lock: threading.RLock = field(default_factory=threading.RLock)
 

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from server import Hub
+from server import Fault, Hub
 
+import leptonsdk as lepton
 from leptonsdk.artifact import Artifact
-from leptonsdk.errors import HubError, UsageError
+from leptonsdk.errors import CheckpointError, HubError, UsageError
 from leptonsdk.hub.push import GateRefusedError, Pushed
+from leptonsdk.hub.signing import KeySigner, KeyVerifier
 from leptonsdk.pipeline.run import Run
 
 Push = Callable[..., Pushed]
@@ -154,3 +156,54 @@ def test_the_token_is_the_hubs_own(hub: Hub, push: Push, monkeypatch: pytest.Mon
     push(token=None)
     assert hub.repository("me/toy").head.parent is not None
     assert "hf_owner" not in caplog.text
+
+
+def test_large_files_go_by_xet_where_the_client_has_it(
+    hub: Hub, push: Push, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", False)
+    hub.faults.append(Fault("POST", "/cas/v1/xorbs/", 403))
+    with pytest.raises(HubError, match="no right"):
+        push()
+    assert "leptonsdk.json" not in hub.repository("me/toy").files
+    hub.faults.append(Fault("POST", "/cas/v1/xorbs/", 0, after=1_000))  # cut once: hf-xet tries again
+    push()
+    assert hub.storage.xorbs
+    weights = (run.folder / "steps" / "01-rtn" / "model.safetensors").read_bytes()
+    assert hub.repository("me/toy").files["model.safetensors"] == weights
+    assert push().unchanged
+
+
+def test_a_signed_repository_is_checked_before_it_is_loaded(hub: Hub, push: Push, tmp_path: Path) -> None:
+    private, public = key_pair(tmp_path)
+    push(signer=KeySigner(private), artifacts=["onnxruntime-int8"])
+    repository = hub.repository("me/toy")
+    assert "model.sig" in repository.files
+    where = {"token": "hf_owner", "endpoint": hub.url}
+    assert lepton.verify("me/toy", **where).files.signature == "not checked"
+    good = lepton.verify("me/toy", verifier=KeyVerifier(public), **where)
+    assert (good.files.signature, good.exit_code) == ("good", 0)
+    assert lepton.load_model(good.files.folder, verifier=KeyVerifier(public)).quantized
+    _, other = key_pair(tmp_path)
+    assert lepton.verify("me/toy", verifier=KeyVerifier(other), **where).exit_code == 1
+
+    manifest = json.loads(repository.files["leptonsdk.json"])
+    manifest["verdict"] = "pass, and more"  # hashes of files cannot tell: the manifest is not one of them
+    repository.put("leptonsdk.json", json.dumps(manifest).encode())
+    assert lepton.verify("me/toy", **where).exit_code == 0
+    forged = lepton.verify("me/toy", verifier=KeyVerifier(public), **where)
+    assert (forged.files.signature, forged.exit_code) == ("it is of other files", 1)
+    with pytest.raises(CheckpointError, match="signature is not good"):
+        lepton.load_model(forged.files.folder, verifier=KeyVerifier(public))
+
+
+def key_pair(folder: Path) -> tuple[Path, Path]:
+    """A new elliptic-curve key, as PEM files."""
+    from cryptography.hazmat.primitives import serialization as form
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    files = folder / f"{id(key)}.pem", folder / f"{id(key)}.pub"
+    files[0].write_bytes(key.private_bytes(form.Encoding.PEM, form.PrivateFormat.PKCS8, form.NoEncryption()))
+    files[1].write_bytes(key.public_key().public_bytes(form.Encoding.PEM, form.PublicFormat.SubjectPublicKeyInfo))
+    return files
