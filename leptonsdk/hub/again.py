@@ -53,8 +53,10 @@ class Compared:
 def plan_again(manifest: Mapping[str, Any], plugins: Plugins, overrides: Sequence[str]) -> Plan:
     """The plan of a manifest's recipe, ``a.b=value`` laid over it (where the model and data are on this machine)."""
     recipe = manifest.get("recipe")
-    if not isinstance(recipe, dict):
-        raise CheckpointError("its manifest holds no recipe", hint="was it made by `lepton export`, without a run?")
+    if not isinstance(recipe, dict) or "root" not in manifest:
+        raise CheckpointError("its manifest does not say how it was made", hint="only what `lepton push` wrote does")
+    if revision := manifest["source"].get("revision"):
+        overrides = [f"model.revision='{revision}'", *overrides]
     return make_plan(recipe, plugins, overrides=overrides)
 
 

@@ -13,7 +13,7 @@ import yaml
 from huggingface_hub import ModelCard as HubCard
 
 from leptonsdk.checkpoint.tasks import model_class_for
-from leptonsdk.errors import UsageError, first_line
+from leptonsdk.errors import RunError, UsageError, first_line
 from leptonsdk.hooks import ModelCard, Plugins
 from leptonsdk.hub.card_data import card_data, merge
 from leptonsdk.hub.layout import CARD, RepoFile
@@ -54,7 +54,11 @@ def write_card(
         existing: The card that stands there. Its text outside of our part stays, and so do its metadata that are not ours.
     """
     card = ModelCard(repo_id, manifest["task"])
-    plugins.hooks.hook.lepton_model_card(card=card, run=manifest)
+    try:
+        plugins.hooks.hook.lepton_model_card(card=card, run=manifest)
+    except Exception as error:
+        hint = "`lepton --no-plugin NAME push …` leaves a plugin out"
+        raise RunError(f"{type(error).__name__}: {error}", where="a plugin's lepton_model_card", hint=hint) from error
     config = _json_file(files, "config.json")
     method = (config.get("quantization_config") or {}).get("quant_method") if manifest["root"] != "none" else None
     paths = [file.path for file in files]

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType
 
 import pytest
 import yaml
@@ -16,15 +16,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from server import Hub
 
-from leptonsdk.api import installed_plugins
-from leptonsdk.errors import UsageError
+from leptonsdk.errors import RunError, UsageError
 from leptonsdk.hooks import ModelCard, PluginRecord, Plugins, hookimpl
 from leptonsdk.hub.card import lay_in
 from leptonsdk.hub.push import Pushed
 from leptonsdk.pipeline.run import Run
 
 Push = Callable[..., Pushed]
-REPORT = "\nprint(','.join(f'{x:.5f}' for x in np.asarray({expression}).ravel()[:40]))"
+REPORT = "\nprint(','.join(f'{x:.5f}' for x in np.asarray(EXPRESSION).ravel()[:40]))"
 
 
 def card_of(hub: Hub) -> tuple[dict, str]:
@@ -124,13 +123,10 @@ def test_a_plugins_exception_stops_the_push(hub: Hub, push: Push) -> None:
     def lepton_model_card(card: ModelCard) -> None:
         raise RuntimeError(f"no section for {card.repo_id}")
 
-    plugins = Plugins()
-    for record in installed_plugins().records:
-        plugins.records.append(record)
-    plugins.add(
-        SimpleNamespace(__name__="broken", lepton_model_card=lepton_model_card), PluginRecord("broken", "b", "1")
-    )
-    with pytest.raises(RuntimeError, match="no section for me/toy"):
+    plugins, module = Plugins(), ModuleType("broken")
+    module.lepton_model_card = lepton_model_card
+    plugins.add(module, PluginRecord("broken", "leptonsdk-broken", "1"))
+    with pytest.raises(RunError, match=r"lepton_model_card: RuntimeError: no section for me/toy"):
         push(plugins=plugins)
     assert not hub.storage.repositories
 
@@ -160,7 +156,7 @@ def outputs(code: str, expression: str, endpoint: str, home: Path) -> str:
     code = (
         "import sys; sys.modules['leptonsdk'] = None\nimport numpy as np\n"
         + code
-        + REPORT.format(expression=expression)
+        + REPORT.replace("EXPRESSION", expression)
     )
     environment = {
         **os.environ,

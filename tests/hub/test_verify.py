@@ -101,23 +101,23 @@ def test_the_command_answers_in_words_and_in_json(repository: Path) -> None:
 
 
 def test_what_is_claimed_is_measured_again(repository: Path, source: Path, data: Path) -> None:
-    here = [f"model.id={source}", f"data.eval.path={data}"]
-    found = lepton.verify(repository, gate=True, overrides=here)
-    assert {c.subject for c in found.conditions} == {"onnxruntime-fp32", "onnxruntime-int8"}
-    assert all(c.inside and c.verdict == "pass" for c in found.conditions)
-    assert found.exit_code == 0
-    assert not found.versions
-
     def boast(manifest: dict) -> None:
         for condition in manifest["conditions"]:
-            if condition["metric"] == "accuracy":
+            if (condition["metric"], condition["subject"]) == ("accuracy", "onnxruntime-int8"):
                 condition["interval"] = [-0.9, -0.8]
 
     edit_manifest(repository, boast)
-    boasted = lepton.verify(repository, gate=True, overrides=here)
-    assert boasted.files.passed
-    assert {c.metric for c in boasted.conditions if not c.inside} == {"accuracy"}
-    assert boasted.exit_code == 1
+    found = lepton.verify(repository, gate=True, overrides=[f"model.id={source}", f"data.eval.path={data}"])
+    assert found.files.passed
+    assert {(c.subject, c.metric) for c in found.conditions if c.inside} == {
+        ("onnxruntime-fp32", "accuracy"),
+        ("onnxruntime-fp32", "size"),
+        ("onnxruntime-int8", "size"),
+    }
+    assert len(found.conditions) == 4
+    assert all(c.verdict == "pass" for c in found.conditions)
+    assert found.exit_code == 1, "a claim that does not hold here"
+    assert not found.versions
 
 
 def test_another_model_or_other_data_are_not_compared(
@@ -132,7 +132,12 @@ def test_another_model_or_other_data_are_not_compared(
         lepton.verify(repository, gate=True, overrides=[f"model.id={source}", f"data.eval.path={data}"])
 
 
-def test_a_run_is_made_again_from_the_repository(repository: Path, source: Path, data: Path, tmp_path: Path) -> None:
+def test_a_run_is_made_again_from_the_repository(
+    repository: Path, source: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "huggingface_hub.constants.HF_HUB_OFFLINE", True
+    )  # as in the run: transformers saves it with a tokenizer
     here = [f"model.id={source}", f"data.eval.path={data}"]
     done = lepton.reproduce(repository, tmp_path / "again", overrides=here)
     assert "model.safetensors" in done.same_files
