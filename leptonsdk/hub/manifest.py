@@ -8,7 +8,7 @@ verification and a reproduction need nothing else.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from leptonsdk.artifact import MANIFEST, MANIFEST_SCHEMA, Artifact
@@ -24,11 +24,22 @@ _LOCAL = ("folder", "scores", "key", "state")
 
 def choose_artifacts(state: Mapping[str, Any], names: Sequence[str]) -> list[str]:
     """The artifacts to push, by name: those that were asked for, or all."""
-    known = [str(entry["name"]) for entry in state.get("artifacts") or ()]
+    known = [str(entry["name"]) for entry in state["artifacts"]]
     for name in names:
         if name not in known:
             raise UsageError(f"the run has no artifact '{name}'", where="--artifact", hint=did_you_mean(name, known))
     return [name for name in known if not names or name in names]
+
+
+def judged(state: Mapping[str, Any], artifacts: Iterable[str]) -> list[dict[str, Any]]:
+    """The gate's conditions on some artifacts (on the last step, where there are none)."""
+    subjects = [*artifacts] or [entry["name"] for entry in state["steps"]][-1:]
+    return [condition for condition in state["conditions"] if condition["subject"] in subjects]
+
+
+def verdict_of(conditions: Sequence[Mapping[str, Any]]) -> str | None:
+    """Their verdict; None where there are none."""
+    return overall(condition["verdict"] for condition in conditions) if conditions else None
 
 
 def describe_run(
@@ -42,13 +53,12 @@ def describe_run(
         root: What stands at the root: ``checkpoint`` (the last step's), ``source`` (the source's own weights) or ``none``.
         given: What was given for the push, such as ``base_model``.
     """
-    subjects = [*artifacts] or [entry["name"] for entry in state.get("steps") or ()][-1:]
-    conditions = [c for c in state.get("conditions") or () if c["subject"] in subjects]
-    entries = [_entry(entry) for entry in state.get("artifacts") or () if entry["name"] in artifacts]
+    conditions = judged(state, artifacts)
+    entries = [_entry(entry) for entry in state["artifacts"] if entry["name"] in artifacts]
     for entry in entries:
         artifact = artifacts[entry["name"]]
         entry |= {"task": artifact.task, "entry": artifact.entry, "files": list(artifact.files)}
-    left_out = {entry["name"] for entry in state.get("artifacts") or ()} - artifacts.keys()
+    left_out = {entry["name"] for entry in state["artifacts"]} - artifacts.keys()
     first = next(iter(artifacts.values()), None)
     described = {
         "schema": MANIFEST_SCHEMA,
@@ -56,12 +66,12 @@ def describe_run(
         "root": root,
         **{key: state.get(key) for key in _KEPT},
         "baseline": _entry(state["baseline"]),
-        "steps": [_entry(entry) for entry in state.get("steps") or ()],
+        "steps": [_entry(entry) for entry in state["steps"]],
         "artifacts": entries,
         "source": {**state["model"], **given},
-        "ledger": [row for row in state.get("ledger") or () if row["name"] not in left_out],
+        "ledger": [row for row in state["ledger"] if row["name"] not in left_out],
         "conditions": conditions,
-        "verdict": overall(c["verdict"] for c in conditions) if conditions else None,
+        "verdict": verdict_of(conditions),
     }
     answer: dict[str, Any] = public(described)
     return answer

@@ -21,7 +21,7 @@ from leptonsdk.hooks import Plugins
 from leptonsdk.hub.card import write_card
 from leptonsdk.hub.errors import LOGIN, hub_errors
 from leptonsdk.hub.layout import CARD, SIGNATURE, RepoFile, plan_files, source_files
-from leptonsdk.hub.manifest import choose_artifacts, describe_run, manifest_file
+from leptonsdk.hub.manifest import choose_artifacts, describe_run, judged, manifest_file, verdict_of
 from leptonsdk.hub.source import find_source
 
 if TYPE_CHECKING:
@@ -105,23 +105,24 @@ def prepare(
     """
     if "verdict" not in state:
         raise UsageError("the run is not finished", where=str(folder), hint="`lepton run` with the same --out goes on")
+    chosen = {name: Artifact.open(folder / "artifacts" / name) for name in choose_artifacts(state, artifacts)}
+    verdict = verdict_of(judged(state, chosen))
+    if verdict not in (None, "pass") and not allow_failed_gate:
+        raise GateRefusedError(verdict)
     with hub_errors(repo_id, "reading"):
         found = find_source(state["model"], state["recipe"]["model"].get("revision"), source, base_model, api)
         remote = _remote(api, repo_id)
-    chosen = {name: Artifact.open(folder / "artifacts" / name) for name in choose_artifacts(state, artifacts)}
     steps = [entry["name"] for entry in state["steps"]]
     weights = found.weights and not steps
     given = {"base_model": found.base_model} if found.base_model else {}
-    root = "checkpoint" if steps else "source" if weights else "none"
-    manifest = describe_run(state, chosen, root, given)
-    if (verdict := manifest["verdict"]) not in (None, "pass") and not allow_failed_gate:
-        raise GateRefusedError(verdict)
+    manifest = describe_run(state, chosen, "checkpoint" if steps else "source" if weights else "none", given)
     own = [] if found.folder is None else source_files(found.folder, state["model"]["files"], weights=weights)
     files = plan_files(folder / "steps" / steps[-1] if steps else None, own, list(chosen.values()))
     if not files:
         raise UsageError(
             "it has neither a compressed checkpoint nor an export", where=str(folder), hint="nothing to push"
         )
+    _check_judged(state, folder, files)
     inherited = {**found.metadata, **({"license": license} if license else {})}
     files.append(write_card(manifest, files, repo_id, plugins, inherited=inherited, existing=remote.card))
     files.append(manifest_file(manifest, files))
@@ -130,6 +131,24 @@ def prepare(
     with hub_errors(repo_id, "reading"):
         stale = _left_behind(api, repo_id, remote, files)
     return Prepared(repo_id, tuple(files), stale, remote.head, manifest)
+
+
+def _check_judged(state: Mapping[str, Any], folder: Path, files: Sequence[RepoFile]) -> None:
+    """The files are those that the run scored and judged.
+
+    Raises:
+        UsageError: One of them was changed since.
+    """
+    for file in files:
+        if isinstance(file.content, bytes) or not file.content.is_relative_to(folder):
+            continue
+        kind, name, *_ = file.content.relative_to(folder).parts
+        if state["work"][f"{kind}/{name}"]["files"].get(file.path) != file.sha256:
+            raise UsageError(
+                f"{file.path} is not the file that the run judged",
+                where=f"{folder}/{kind}/{name}",
+                hint="`lepton run` with the same --out makes it again",
+            )
 
 
 def send(prepared: Prepared, api: HfApi, *, public: bool = False, create_pr: bool = False) -> Pushed:
@@ -249,18 +268,20 @@ def _fetch(api: HfApi, repo_id: str, revision: str | None, name: str) -> bytes |
 
 
 def _left_behind(api: HfApi, repo_id: str, remote: _Remote, files: Sequence[RepoFile]) -> tuple[str, ...]:
-    """Files of an earlier push that this one no longer has, as long as nobody has changed them since."""
+    """Files of an earlier push that this one no longer has, as long as nobody has changed them since; a signature anyway."""
     if remote.head is None or remote.manifest is None:
         return ()
     try:
         hashes = dict(json.loads(remote.manifest)["sha256"])
     except (ValueError, TypeError, KeyError):
         return ()  # not one of ours
-    old = hashes.keys() - {file.path for file in files}
-    there = _tree(api, repo_id, remote.head) if old else {}
+    there = _tree(api, repo_id, remote.head)
 
     def digest(name: str) -> str:
         large = there[name].lfs
         return large.sha256 if large else hashlib.sha256(_fetch(api, repo_id, remote.head, name) or b"").hexdigest()
 
-    return tuple(name for name in sorted(old & there.keys()) if digest(name) == hashes[name])
+    gone = there.keys() - {file.path for file in files}
+    return tuple(
+        sorted(name for name in gone if name == SIGNATURE or (name in hashes and hashes[name] == digest(name)))
+    )

@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from huggingface_hub import HfApi
 from server import Fault, Hub
 
 import leptonsdk as lepton
-from leptonsdk.artifact import Artifact
+from leptonsdk.artifact import Artifact, hash_files
 from leptonsdk.errors import CheckpointError, HubError, UsageError
 from leptonsdk.hub.push import GateRefusedError, Pushed
 from leptonsdk.hub.signing import KeySigner, KeyVerifier
+from leptonsdk.hub.source import find_source
 from leptonsdk.pipeline.run import Run
 
 Push = Callable[..., Pushed]
@@ -130,12 +132,60 @@ def test_artifacts_that_want_the_same_file_are_named(hub: Hub, push: Push, run: 
     graph.write_bytes(graph.read_bytes() + b"another")
     state = json.loads((folder / "run.json").read_text())
     entry = next(e for e in state["artifacts"] if e["name"] == "onnxruntime-int8")
-    state["artifacts"].append({**entry, "name": "onnxruntime-int8-static"})
+    state["artifacts"].append({**entry, "name": twin.name})
+    state["work"][f"artifacts/{twin.name}"] = {"files": hash_files(twin)}
     (folder / "run.json").write_text(json.dumps(state))
     with pytest.raises(UsageError, match="both bring onnx/model_quantized.onnx.*--artifact"):
         push(run=folder)
     push(run=folder, artifacts=["onnxruntime-int8-static"])
     assert hub.repository("me/toy").files["onnx/model_quantized.onnx"].endswith(b"another")
+
+
+def test_only_what_was_judged_is_pushed(hub: Hub, push: Push, run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "damaged"
+    shutil.copytree(run.folder, folder)
+    (folder / "artifacts" / "onnxruntime-int8" / "onnx" / "model_quantized.onnx").write_bytes(b"damaged")
+    with pytest.raises(UsageError, match=r"model_quantized\.onnx is not the file that the run judged"):
+        push(run=folder)
+    push(run=folder, artifacts=["onnxruntime-fp32"])
+
+
+def test_without_a_step_the_source_stands_at_the_root_where_it_is_given(
+    hub: Hub, push: Push, run: Run, source: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "exports"
+    shutil.copytree(run.folder, folder)
+    state = json.loads((folder / "run.json").read_text())
+    state |= {"steps": [], "ledger": [row for row in state["ledger"] if row["kind"] != "compress"]}
+    state["recipe"]["steps"] = []
+    (folder / "run.json").write_text(json.dumps(state))
+    push(run=folder)
+    files = hub.repository("me/toy").files
+    assert files["model.safetensors"] == (source / "model.safetensors").read_bytes()
+    assert "quantization_config" not in json.loads(files["config.json"])
+    assert b"original's own, unchanged" in files["README.md"]
+    push(run=folder, source=None, license="mit")
+    files = hub.repository("me/toy").files
+    assert "model.safetensors" not in files
+    assert {"config.json", "tokenizer.json", "onnx/model.onnx"} <= set(files)
+    assert b"no weights: the source is no model of the Hub" in files["README.md"]
+    other = tmp_path / "other"
+    shutil.copytree(source, other)
+    (other / "config.json").write_text("{}")
+    with pytest.raises(UsageError, match=r"config\.json is not the file that the run started from"):
+        push(run=folder, source=other)
+
+
+def test_a_sources_own_card_on_the_hub_is_read_for_its_licence(hub: Hub) -> None:
+    base = hub.storage.create("them/base", private=False)
+    model = {"kind": "hub", "id": "them/base"}
+    api = HfApi(endpoint=hub.url, token="hf_owner")
+    assert find_source(model, None, None, None, api).metadata == {}
+    base.put("README.md", b"---\nlicense: other\nlicense_name: own\ntags: [a]\n---\n")
+    found = find_source(model, None, None, None, api)
+    assert found.base_model == "them/base"
+    assert found.metadata == {"license": "other", "license_name": "own"}
+    assert not found.weights, "they can be had where they are"
 
 
 def test_another_model_is_not_taken_for_the_source(push: Push, source: Path, tmp_path: Path) -> None:
