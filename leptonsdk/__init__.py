@@ -19,8 +19,11 @@ if TYPE_CHECKING:
         load_model,
         plan,
         prune_model,
+        push_to_hub,
         quantize_model,
+        reproduce,
         save_model,
+        verify,
     )
     from leptonsdk.artifact import Artifact
     from leptonsdk.checkpoint import Checkpoint
@@ -52,8 +55,11 @@ _PLACES = {
     "load_model": "leptonsdk.api",
     "plan": "leptonsdk.api",
     "prune_model": "leptonsdk.api",
+    "push_to_hub": "leptonsdk.api",
     "quantize_model": "leptonsdk.api",
+    "reproduce": "leptonsdk.api",
     "save_model": "leptonsdk.api",
+    "verify": "leptonsdk.api",
 }
 
 __all__ = [
@@ -76,8 +82,11 @@ __all__ = [
     "load_model",
     "plan",
     "prune_model",
+    "push_to_hub",
     "quantize_model",
+    "reproduce",
     "save_model",
+    "verify",
 ]
 
 

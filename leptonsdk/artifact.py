@@ -47,18 +47,22 @@ class Artifact:
         """Bytes of the files that the model needs at run time."""
         return sum((self.folder / name).stat().st_size for name in self.files)
 
+    def describe(self) -> dict[str, Any]:
+        """What a manifest says of it, as JSON data."""
+        return {
+            "backend": self.backend,
+            "precision": self.precision,
+            "task": self.task,
+            "entry": self.entry,
+            "files": list(self.files),
+            "details": dict(self.details),
+        }
+
     def write_manifest(self, provenance: Mapping[str, Any] | None = None) -> Path:
         """Write ``leptonsdk.json``: this description, what the caller knows of its making, SHA-256 of every file."""
         manifest = {
             "schema": MANIFEST_SCHEMA,
-            "artifact": {
-                "backend": self.backend,
-                "precision": self.precision,
-                "task": self.task,
-                "entry": self.entry,
-                "files": list(self.files),
-                "details": dict(self.details),
-            },
+            "artifact": self.describe(),
             **(provenance or {}),
             "sha256": hash_files(self.folder),
         }
@@ -68,9 +72,16 @@ class Artifact:
 
     @classmethod
     def open(cls, folder: str | Path) -> Artifact:
-        """The artifact in a folder that has a manifest."""
-        manifest = read_manifest(folder)
-        described = manifest["artifact"]
+        """The artifact in a folder that has a manifest (of several, as a repository may hold them, the first)."""
+        described = read_manifest(folder)["artifact"]
+        if described is None:
+            hint = "load it as a model"
+            raise CheckpointError("it holds a checkpoint, no exported artifact", where=str(folder), hint=hint)
+        return cls.described(folder, described)
+
+    @classmethod
+    def described(cls, folder: str | Path, described: Mapping[str, Any]) -> Artifact:
+        """The artifact that a manifest's entry describes (see `describe`)."""
         return cls(
             folder=Path(folder),
             backend=described["backend"],
@@ -98,8 +109,8 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
 
 
 def is_artifact(folder: str | Path) -> bool:
-    """Whether the folder was written by an export."""
-    return (Path(folder) / MANIFEST).is_file()
+    """Whether the folder was written by an export, or is a repository with one."""
+    return (Path(folder) / MANIFEST).is_file() and read_manifest(folder)["artifact"] is not None
 
 
 def sha256(path: Path) -> str:

@@ -76,6 +76,10 @@ class LeptonDeprecationWarning(DeprecationWarning):
     """What was used goes with the next major version."""
 
 
+class HubError(LeptonError):
+    """The Hub cannot be reached, or does not do what was asked of it."""
+
+
 @dataclass(frozen=True)
 class Problem:
     """One thing wrong with a recipe: what, where (file and line), and the nearest valid word or other advice."""

@@ -1,4 +1,4 @@
-"""The plain calls: load, quantize, prune, distill, save, compress, export, evaluate, gate.
+"""The plain calls: load, quantize, prune, distill, save, compress, export, evaluate, gate, push, verify.
 
 Each takes what a caller has (a name, a path, an object) and does one thing; a recipe (`compress`) does all of it with
 everything written down.
@@ -6,6 +6,7 @@ everything written down.
 
 from leptonsdk.api.common import installed_plugins
 from leptonsdk.api.exporting import export
+from leptonsdk.api.hub import Reproduced, Verified, push_to_hub, reproduce, verify
 from leptonsdk.api.judging import GateResult, evaluate, gate
 from leptonsdk.api.models import as_checkpoint, as_subject, load_model, save_model
 from leptonsdk.api.quantizing import quantize_model
@@ -14,6 +15,8 @@ from leptonsdk.api.training import distill_model, prune_model
 
 __all__ = [
     "GateResult",
+    "Reproduced",
+    "Verified",
     "as_checkpoint",
     "as_subject",
     "compress",
@@ -25,6 +28,9 @@ __all__ = [
     "load_model",
     "plan",
     "prune_model",
+    "push_to_hub",
     "quantize_model",
+    "reproduce",
     "save_model",
+    "verify",
 ]

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import torch
 
     from leptonsdk.checkpoint import Checkpoint
+    from leptonsdk.hub.signing import Verifier
 
 
 def load_model(
@@ -22,6 +23,7 @@ def load_model(
     dtype: torch.dtype | None = None,
     device: str = "cpu",
     trust_remote_code: bool = False,
+    verifier: Verifier | None = None,
 ) -> Checkpoint:
     """Load a model with its processor.
 
@@ -32,14 +34,19 @@ def load_model(
         dtype: To compute in; float32 by default, whatever is on disk.
         device: A torch device.
         trust_remote_code: Run code that the model's repository holds.
+        verifier: Checks the repository's signature and every file's hash first, see `leptonsdk.hub.signing`.
 
     Raises:
-        CheckpointError: It is missing, has no safetensors weights, or does not do the task.
+        CheckpointError: It is missing, has no safetensors weights, does not do the task, or is not what was signed.
     """
     import torch
 
     from leptonsdk.checkpoint import load_checkpoint
 
+    if verifier is not None:
+        from leptonsdk.hub.verify import verified_folder
+
+        reference = verified_folder(reference, revision, verifier)
     return load_checkpoint(
         reference,
         task=task,

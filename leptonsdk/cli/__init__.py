@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from leptonsdk.cli import common, conformance, environment, models, plugins, recipes
+from leptonsdk.cli import common, conformance, environment, hub, models, plugins, recipes
 from leptonsdk.errors import LeptonError, RecipeError
 
 app = typer.Typer(
@@ -30,6 +30,9 @@ app.command()(recipes.plan)
 app.command()(models.export)
 app.command()(models.evaluate)
 app.command()(models.gate)
+app.command()(hub.push)
+app.command()(hub.verify)
+app.command()(hub.reproduce)
 app.command("recipes")(recipes.list_recipes)
 app.command("targets")(recipes.list_targets)
 app.command()(environment.doctor)

@@ -1,6 +1,7 @@
 """The door for plugins: what they implement, and the manager that finds them."""
 
 from leptonsdk.hooks.capabilities import Capabilities, Need
+from leptonsdk.hooks.cards import ModelCard
 from leptonsdk.hooks.classes import (
     LIBRARY,
     Backend,
@@ -30,6 +31,7 @@ __all__ = [
     "EvaluationSettings",
     "Evaluator",
     "Metric",
+    "ModelCard",
     "Need",
     "PluginConfig",
     "PluginRecord",

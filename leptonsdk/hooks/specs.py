@@ -6,11 +6,12 @@ exception in one stops the run, since a half-compressed model is worse than none
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import pluggy
 
+from leptonsdk.hooks.cards import ModelCard
 from leptonsdk.hooks.classes import Backend, Compressor, DatasetProvider, Evaluator, StepContext
 
 if TYPE_CHECKING:
@@ -72,3 +73,20 @@ def lepton_after_step(context: StepContext, step: Step, result: Any) -> None:
 @hookspec
 def lepton_on_error(context: StepContext, step: Step, error: BaseException) -> None:
     """Called when a step raised, before the run stops."""
+
+
+@hookspec
+def lepton_model_card(card: ModelCard, run: Mapping[str, Any]) -> None:
+    """Called when a run is pushed to the Hub, to extend its model card, such as by how to load an artifact of your backend.
+
+    ``run`` is what the pushed manifest says: ``run.json`` without the run's own work, each artifact with its ``entry`` and
+    ``files``.
+
+    Example::
+
+        @leptonsdk.hookimpl
+        def lepton_model_card(card, run):
+            for artifact in run["artifacts"]:
+                if artifact["backend"] == "mine":
+                    card.add_loading("With My Runtime", f"`my-runtime {card.repo_id} {artifact['entry']}`")
+    """

@@ -277,7 +277,7 @@ def describe(
         "task": baseline["task"],
         "metrics": [dataclasses.asdict(m) for m in execution.plugins.get("evaluator", baseline["task"]).metrics],
         "data": {"examples": baseline["examples"], **baseline["data"]},
-        "model": {"id": plan.model.name, "kind": plan.model.kind, "files": execution.model_files},
+        "model": source_model(execution),
         "recipe": public_recipe(execution),
         "seed": plan.recipe.seed,
         "threads": execution.threads,
@@ -288,6 +288,17 @@ def describe(
         "hardware": fingerprints.hardware(),
         "ledger": ledger(execution, files),
     }
+
+
+def source_model(execution: _Execution) -> dict[str, Any]:
+    """The source: its name, the hashes of its files, and the commit of one from the Hub."""
+    located = execution.plan.model
+    found: dict[str, Any] = {"id": located.name, "kind": located.kind, "files": execution.model_files}
+    if located.folder is None:
+        from leptonsdk.checkpoint.hub import commit_of, download
+
+        found["revision"] = commit_of(download(located.name, execution.recipe.model.revision))
+    return found
 
 
 def public_recipe(execution: _Execution) -> dict[str, Any]:
