@@ -36,7 +36,7 @@ EARLY = "magnitude, cut early"
 METHODS: dict[str, dict[str, Any]] = {
     "magnitude": {"method": "magnitude"},
     EARLY: {"method": "magnitude", "warmup": 0.05},
-    "movement": {"method": "movement", "initial_scores": 10.0},
+    "movement": {"method": "movement", "initial_scores": 30.0},
     "soft movement": {"method": "soft_movement", "regularization": 400.0},
 }
 FIRST_SEED = 2  # the settings were chosen on seed 1
