@@ -81,11 +81,8 @@ class StepContext:
 
 
 class Compressor(ABC, Generic[ConfigT]):
-    """Base of every compressor: a name, a config class, declared capabilities.
-
-    ``examples`` are configs that the conformance kit, the docs and ``lepton plugins check`` try it with: the shortest first, valid
-    for the kit's tiny models.
-    """
+    """Base of every compressor: a name, a config class, declared capabilities, and ``examples``: configs that the conformance kit, the
+    docs and ``lepton plugins check`` try it with, the shortest first, valid for the kit's tiny models."""
 
     name: ClassVar[str]
     config_class: ClassVar[type[PluginConfig]]
@@ -100,10 +97,7 @@ class Compressor(ABC, Generic[ConfigT]):
         return None
 
     def sparsity(self) -> float | None:
-        """Share of the weights of the layers it takes that is zero afterwards, where its config says so.
-
-        Default: the config's field ``sparsity``, where it has one that is a number.
-        """
+        """Share of zeros in the layers that it takes, where its config says so: by default in a field ``sparsity``."""
         share = getattr(self.config, "sparsity", None)
         return float(share) if isinstance(share, (int, float)) else None
 
@@ -236,11 +230,9 @@ class Backend(ABC, Generic[ConfigT]):
     """Exports checkpoints to a runtime and loads what it exported.
 
     ``config_class`` must have a field ``precision``; `precisions` names its valid values. ``runtime_modules`` are what `load`
-    imports: they are imported before memory is measured, so that a model's memory is not its runtime's. ``examples`` are configs,
-    as a compressor's are.
-
-    ``run_alone`` are lines of Python that run an artifact without leptonsdk: they define ``run(entry, inputs)``, from the path of
-    the artifact's entry and arrays by name to arrays by name. None: it runs through `load` only.
+    imports: they are imported before memory is measured, so that a model's memory is not its runtime's. ``examples`` are as a
+    compressor's. ``run_alone``: lines of Python that run an artifact without leptonsdk, by a function ``run(entry, inputs)`` from the path
+    of its entry and arrays by name to arrays by name; None where only `load` can.
     """
 
     name: ClassVar[str]

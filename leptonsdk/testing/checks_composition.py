@@ -31,7 +31,7 @@ from leptonsdk.testing.bench import (
     weights,
 )
 from leptonsdk.testing.check import COMPRESSORS, CheckFailed, check
-from leptonsdk.testing.checks_compressor import filled
+from leptonsdk.testing.checks_declared import filled
 from leptonsdk.testing.models import tiny_checkpoint
 
 FIRST_PARTY = "leptonsdk"
@@ -48,12 +48,26 @@ def composes(plugin: type[Any], config: Mapping[str, Any]) -> None:
     plugins, own = with_plugin(plugin), (plugin, config)
     partners = [(cls, cls.examples[0]) for cls in _first_party(plugins) if cls is not plugin]
     name = home(plugin, config)
-    pairs = [pair for other in partners for pair in ((own, other), (other, own)) if _planned(plugins, pair, name)]
+    orders = [order for other in partners for order in ((own, other), (other, own))]
+    pairs = [(_sharing(first, name), second) for first, second in orders]
+    pairs = [pair for pair in pairs if _planned(plugins, pair, name)]
     skip_unless(pairs, "the planner lets it stand beside none that is installed")
     for first, second in pairs:
         _follow(first, second, name)
         if all(issubclass(cls, TrainingCompressor) for cls, _ in (first, second)):
             _together(first, second, name)
+
+
+def _sharing(step: Step, name: str) -> Step:
+    """A quantizer with half of its layers as targets, so that something is left to do for one that comes after it."""
+    cls, config = step
+    if "quantizes" not in cls.capabilities.effects or "targets" not in cls.config_class.model_fields:
+        return step
+    try:
+        quantized = sorted(result(cls, config, name).quantized)
+    except UsageError:
+        return step
+    return (cls, {**config, "targets": quantized[: len(quantized) // 2]}) if quantized else step
 
 
 def with_plugin(plugin: type[Any]) -> Plugins:
@@ -113,9 +127,6 @@ def _follow(first: Step, second: Step, name: str) -> None:
     where = f"{one.name}, then {two.name}, on {name}"
     try:
         before = result(one, one_config, name)
-        if before.quantized and "targets" in one.config_class.model_fields:  # leave the second something to do
-            half = sorted(before.quantized)[: len(before.quantized) // 2]
-            before = compress(one, {**one_config, "targets": half}, tiny_checkpoint(name))
         if library_method(before.model) is not None:
             return  # layers of transformers' own are not compressed further
         given = before.replace(model=copy.deepcopy(before.model))

@@ -51,22 +51,14 @@ def _watched(plugin: type[Any], config: Mapping[str, Any]) -> _Watcher:
     return watcher
 
 
-@check("loss-finite", "the loss of every step is a finite number", "training")
-def loss_finite(plugin: type[Any], config: Mapping[str, Any]) -> None:
-    losses = _watched(plugin, config).losses
-    expect(
-        bool(losses) and all(map(math.isfinite, losses)),
-        f"the losses of a training run are {losses}",
-        plugin.name,
-        "look for a logarithm or a division at zero in `loss`",
-    )
-
-
-@check("gradients-finite", "every gradient that its loss gives is finite, those of its own parameters too", "training")
-def gradients_finite(plugin: type[Any], config: Mapping[str, Any]) -> None:
-    broken = sorted(_watched(plugin, config).broken)
-    hint = "look for the slope of a root or a norm at zero"
+@check("training-finite", "the loss and every gradient of every step are finite numbers", "training")
+def training_finite(plugin: type[Any], config: Mapping[str, Any]) -> None:
+    watcher = _watched(plugin, config)
+    broken = sorted(watcher.broken)
+    hint = "look for a logarithm, a root or a division at zero in `loss`, and for the slope of a norm there"
     expect(not broken, f"NaN or infinite gradients of {listed(broken)}", plugin.name, hint)
+    finite = bool(watcher.losses) and all(map(math.isfinite, watcher.losses))
+    expect(finite, f"the losses of a training run are {watcher.losses}", plugin.name, hint)
 
 
 @check(

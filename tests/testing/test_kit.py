@@ -6,8 +6,6 @@ import json
 import os
 import pickle
 import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +160,7 @@ def test_pickles_are_known_by_what_they_are(tmp_path: Path) -> None:
     assert found == {"weights.safetensors", "state"}
 
 
+pytest_plugins = ["pytester"]
 CONFORMING = """
 import sys
 sys.path.insert(0, {folder!r})
@@ -182,12 +181,11 @@ class TestConformance(CompressorConformance):
         ("expected_failures = {'config-descripted': 'to come'}", "Did you mean 'config-described'"),
     ],
 )
-def test_three_lines_are_a_test_of_each_check(more: str, outcome: str, tmp_path: Path) -> None:
-    code = CONFORMING.format(folder=str(Path(__file__).parent), more=more)
-    (tmp_path / "test_conformance.py").write_text(code)
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "config", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert outcome in done.stdout, done.stdout + done.stderr
+def test_three_lines_are_a_test_of_each_check(more: str, outcome: str, pytester: pytest.Pytester) -> None:
+    running.all_checks()  # imported out here: pytester forgets what is imported inside
+    pytester.makepyfile(test_conformance=CONFORMING.format(folder=str(Path(__file__).parent), more=more))
+    done = pytester.runpytest_inprocess("-q", "-p", "no:cacheprovider", "-k", "config")
+    assert outcome in done.stdout.str() + done.stderr.str()
 
 
 RUNNER = CliRunner()

@@ -16,24 +16,6 @@ class LosesItsLoss(MaskTraining):
         return loss + float("nan")
 
 
-class SteepAtZero(MaskTraining):
-    """A penalty whose slope at zero is infinite, times nothing."""
-
-    def prepare(self, model: Any, context: Any) -> None:
-        import torch
-
-        super().prepare(model, context)
-        self.score = torch.nn.Parameter(torch.zeros(1))
-        model.register_parameter("tiny_score", self.score)
-
-    def loss(self, model: Any, inputs: Any, outputs: Any, loss: Any) -> Any:
-        return loss + 0 * self.score.sqrt().sum()
-
-    def finalize(self, model: Any, context: Any) -> Any:
-        del model.tiny_score
-        return super().finalize(model, context)
-
-
 class CountsForItself(MaskTraining):
     """What it counts is not in the model, so that a resumed run has lost it."""
 
@@ -180,8 +162,7 @@ class NeedsMoreThanItSays(Classification):
 
 
 TRAINING: dict[str, type[Any]] = {
-    "loss-finite": LosesItsLoss,
-    "gradients-finite": SteepAtZero,
+    "training-finite": LosesItsLoss,
     "resumes": CountsForItself,
     "leaves-plain-modules": LeavesWrappers,
 }
