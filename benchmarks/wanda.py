@@ -26,13 +26,12 @@ WINDOWS, WINDOW = 6, 1024
 
 
 def by_size(source: Checkpoint, config: WandaConfig) -> Checkpoint:
-    """Magnitude pruning: the smallest weights of each layer go, or of each group of a pattern."""
+    """Magnitude pruning: the smallest weights of each layer go."""
     model = copy.deepcopy(source.model)
     with torch.no_grad():
         for layer in choose_layers(model, config.targets, config.ignore):
             weight = layer.weight
-            size = weight.numel() if config.pattern is None else config.group(weight.shape[1])[0]
-            mask = keep(weight.abs().reshape(1, -1), size, round(Wanda(config).sparsity() * size))
+            mask = keep(weight.abs().reshape(1, -1), weight.numel(), round(config.sparsity * weight.numel()))
             weight.masked_fill_(~mask.reshape(weight.shape), 0)
     return source.replace(model=model)
 
@@ -55,13 +54,11 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as scratch:
             return Wanda(config).compress(source, StepContext(seed=0, folder=Path(scratch), batches=batches))
 
-    half, pattern = WandaConfig(), WandaConfig(pattern="2:4")
+    half = WandaConfig(sparsity=0.5)
     variants: dict[str, Callable[[], Checkpoint]] = {
         "as it is": lambda: source,
         "by size, half of each layer": lambda: by_size(source, half),
         "Wanda, half of each row": lambda: wanda(half),
-        "by size, 2 of every 4": lambda: by_size(source, pattern),
-        "Wanda, 2 of every 4": lambda: wanda(pattern),
     }
     kept = options.work_dir / "wanda.json"  # an interrupted measurement goes on
     found: dict[str, float] = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}
