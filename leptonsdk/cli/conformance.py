@@ -76,12 +76,13 @@ def _show(one: dict[str, Any]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table("check", "state", "seconds", "message", title=f"{one['kind']} {one['name']}, of {one['plugin']}")
-    table.title_justify = "left"
+    table = Table("check", "state", "seconds", "message")
     table.columns[2].justify = "right"
     for check in one["checks"]:
         table.add_row(check.name, _MARKS[check.state], f"{check.seconds:.1f}", Text(check.message))
-    common.console().print(table)
+    screen = common.console()
+    screen.print(f"{one['kind']} {one['name']}, of {one['plugin']}", highlight=False)
+    screen.print(table)
     states = [check.state for check in one["checks"]]
     counts = [f"{states.count(state)} {state}" for state in _MARKS if state in states]
-    common.console().print(f"{len(states)} checks: {', '.join(counts)}\n")
+    screen.print(f"{len(states)} checks: {', '.join(counts)}\n")

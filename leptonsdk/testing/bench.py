@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import tempfile
 from collections import OrderedDict
@@ -20,7 +19,7 @@ from leptonsdk.errors import LeptonError, UsageError
 from leptonsdk.hooks import Capabilities, StepContext, TrainingCompressor
 from leptonsdk.quantization.library_layers import saved_state
 from leptonsdk.testing.check import CheckFailed, CheckSkipped
-from leptonsdk.testing.models import ARCHITECTURES, tiny_batches, tiny_checkpoint, tiny_inputs
+from leptonsdk.testing.models import ARCHITECTURES, tiny_batches, tiny_checkpoint
 
 SEED = 0
 Config = Mapping[str, Any]
@@ -210,11 +209,6 @@ def main_output(model: Any, inputs: Mapping[str, Tensor]) -> tuple[str, Tensor]:
     with torch.inference_mode():
         name, value = next(iter(model(**inputs).items()))
     return name, value.float().clone()
-
-
-def outputs_of(checkpoint: Checkpoint) -> Tensor:
-    """The main output of a copy of a checkpoint's model on tiny inputs."""
-    return main_output(copy.deepcopy(checkpoint.model), tiny_inputs(checkpoint))[1]
 
 
 def error_of(work: Callable[[], object]) -> BaseException | None:

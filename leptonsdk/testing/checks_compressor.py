@@ -1,4 +1,4 @@
-"""Checks of compressors, post-training and training ones: the checkpoint that they make is what they declare."""
+"""Checks of compressors, post-training and training ones: any architecture, only what is meant, and the same elsewhere."""
 
 from __future__ import annotations
 
