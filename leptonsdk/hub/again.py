@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from leptonsdk.errors import CheckpointError, UsageError
@@ -51,13 +51,18 @@ class Compared:
 
 
 def plan_again(manifest: Mapping[str, Any], plugins: Plugins, overrides: Sequence[str]) -> Plan:
-    """The plan of a manifest's recipe, ``a.b=value`` laid over it (where the model and data are on this machine)."""
+    """The plan of a manifest's recipe, ``a.b=value`` laid over it (where the model and data are on this machine).
+
+    Of its exports those stay that were pushed.
+    """
     recipe = manifest.get("recipe")
     if not isinstance(recipe, dict) or "root" not in manifest:
         raise CheckpointError("its manifest does not say how it was made", hint="only what `lepton push` wrote does")
     if revision := manifest["source"].get("revision"):
         overrides = [f"model.revision='{revision}'", *overrides]
-    return make_plan(recipe, plugins, overrides=overrides)
+    plan = make_plan(recipe, plugins, overrides=overrides)
+    pushed = {entry["name"] for entry in manifest["artifacts"]}
+    return replace(plan, exports=tuple(step for step in plan.exports if step.name in pushed))
 
 
 def check_source(manifest: Mapping[str, Any], plan: Plan) -> None:

@@ -27,7 +27,7 @@ def judge_again(
     """Score, time and judge what a repository holds.
 
     Args:
-        plan: Of the manifest's recipe.
+        plan: Of the manifest's recipe, with the exports that the repository holds.
         plugins: Those that the plan was made with.
         out: A run folder for it.
         folder: The repository's files.
@@ -36,9 +36,8 @@ def judge_again(
     """
     pushed = {entry["name"]: Artifact.described(folder, entry) for entry in manifest["artifacts"]}
     steps = plan.steps[-1:] if manifest["root"] == "checkpoint" else ()
-    plan = dataclasses.replace(plan, steps=steps, exports=tuple(e for e in plan.exports if e.name in pushed))
     with RunStore(out) as store:
-        return _Rejudging(plan, plugins, store, display, folder, pushed).run()
+        return _Rejudging(dataclasses.replace(plan, steps=steps), plugins, store, display, folder, pushed).run()
 
 
 class _Rejudging(_Execution):

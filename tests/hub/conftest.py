@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 sys.path.insert(0, str(Path(__file__).parent))  # importlib mode: the server's modules stand beside the tests
 from server import Hub
@@ -17,6 +19,7 @@ from server import Hub
 import leptonsdk as lepton
 from leptonsdk.hub.push import Pushed
 from leptonsdk.pipeline.run import Run
+from leptonsdk.pipeline.store import read_run
 
 TOKEN = "hf_owner"
 SOURCE_CARD = "---\nlicense: mit\nlanguage: en\ntags: [toy]\n---\n# Toy\n"
@@ -71,8 +74,13 @@ def recipe(source: Path, data: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def run(recipe: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A quantized BERT, exported to ONNX in fp32 and in int8."""
-    return lepton.compress(recipe, tmp_path_factory.mktemp("run") / "toy")
+    """A quantized BERT, exported to ONNX in fp32 and in int8; made once, whichever process asks first."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "hub-run" / "toy"
+    with FileLock(f"{folder.parent}.lock"):
+        if (folder / "report.html").is_file():
+            return Run(folder, read_run(folder), worked=False)
+        return lepton.compress(recipe, folder)
 
 
 @pytest.fixture
