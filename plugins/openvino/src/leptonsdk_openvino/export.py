@@ -80,6 +80,8 @@ def export_checkpoint(checkpoint: Checkpoint, folder: Path, config: OpenVINOConf
         for graph in graphs.values() if precision == "int8" else ():
             store_in_half(graph)  # the scales that NNCF found; those of a checkpoint stay as they are
     context.progress(2, _STEPS, "saving")
+    if not (decoder or seq2seq):
+        narrow(graphs[MODEL])
     files = tuple(file for name, graph in graphs.items() for file in _save(graph, folder, name, precision, details))
     write_companions(checkpoint, folder)
     details |= {name: _ports(graph) for name, graph in graphs.items()}
@@ -100,11 +102,7 @@ def export_checkpoint(checkpoint: Checkpoint, folder: Path, config: OpenVINOConf
 def _trace(model: Any, inputs: Inputs, *, seq2seq: bool, decoder: bool) -> dict[str, ov.Model]:
     if seq2seq:
         return dict(zip((ENCODER, DECODER), trace_encoder_decoder(model, inputs), strict=True))
-    if decoder:
-        return {MODEL: trace_decoder(model, inputs)}
-    graph = trace(model, inputs)
-    narrow(graph)
-    return {MODEL: graph}
+    return {MODEL: (trace_decoder if decoder else trace)(model, inputs)}
 
 
 def _save(graph: ov.Model, folder: Path, name: str, precision: str, details: Mapping[str, Any]) -> tuple[str, str]:

@@ -33,7 +33,12 @@ _ENDS = (0, -1)  # positions that are the same in an axis of one, such as a mask
 
 
 def narrow(graph: ov.Model) -> int:
-    """Rewrite in place; how many products with a weight now see one position only."""
+    """Rewrite in place; how many products with a weight now see one position only.
+
+    Args:
+        graph: Of a model that is called once per answer, in floats or quantized. NNCF must have seen it before: it tells what it
+            may round by patterns that are no longer there afterwards.
+    """
     products = 0
     _drop_idle_reshapes(graph)
     for node in graph.get_ordered_ops():
@@ -85,8 +90,11 @@ def _passes(node: ov.Node, axis: int) -> dict[int, int] | None:
     rank, last = len(shape), len(shape) - 1
     if kind in _UNARY or (kind == "MVN" and _constant(node.input_value(1)) is not None and _along_last(node, last)):
         return {0: axis} if axis != last or kind in _UNARY else None
+    if kind == "FakeQuantize":
+        ranges = [node.input_value(i).get_partial_shape() for i in range(1, 5)]
+        return {0: axis} if all(_is_flat(of, axis - rank) for of in ranges) else None
     if kind in _BINARY:
-        ports = [i for i in (0, 1) if _constant(node.input_value(i)) is None]
+        ports = [i for i in (0, 1) if not _is_fixed(node.input_value(i).get_node())]
         fits = all(len(node.input_value(i).get_partial_shape()) == rank for i in ports)
         flat = all(_is_flat(node.input_value(i).get_partial_shape(), axis - rank) for i in (0, 1) if i not in ports)
         return dict.fromkeys(ports, axis) if ports and fits and flat else None
@@ -146,7 +154,7 @@ def _static(shape: Any, start: int) -> list[int] | None:
 
 
 def _is_product(node: ov.Node) -> bool:
-    return node.get_type_name() == "MatMul" and _constant(node.input_value(1)) is not None
+    return node.get_type_name() == "MatMul" and _is_fixed(node.input_value(1).get_node())
 
 
 def _along_last(node: ov.Node, last: int) -> bool:
@@ -169,6 +177,14 @@ def _constant(value: ov.Output) -> Any:
     if node.get_type_name() == "Convert":
         node = node.input_value(0).get_node()
     return node.data if node.get_type_name() == "Constant" else None
+
+
+def _is_fixed(node: ov.Node, depth: int = 8) -> bool:
+    """Whether a node follows from constants alone, as a weight that is stored in integers does."""
+    if node.get_type_name() == "Constant":
+        return True
+    sources = [node.input_value(port).get_node() for port in range(node.get_input_size())]
+    return depth > 0 and bool(sources) and all(_is_fixed(source, depth - 1) for source in sources)
 
 
 def _key(port: Any) -> tuple[str, int]:
