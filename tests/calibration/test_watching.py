@@ -68,9 +68,9 @@ def test_a_forward_takes_what_comes_out() -> None:
     (inputs,) = calibration_inputs(bert(), context(given), 4)
     assert set(inputs) == {"input_ids", "attention_mask"}
     bert()(**inputs)
-    (half,) = calibration_inputs(
-        t5().to(torch.bfloat16), context({**batch(), "inputs_embeds": torch.ones(3, 6, 16)}), 4
-    )
+    ids = batch()["input_ids"]
+    floats = {"inputs_embeds": torch.ones(3, 6, 16), "decoder_input_ids": ids}
+    (half,) = calibration_inputs(t5().to(torch.bfloat16), context(floats), 4)
     assert half["inputs_embeds"].dtype == torch.bfloat16
     assert half["use_cache"] is False
     assert {name: len(value) for name, value in one_row(inputs).items()} == {"input_ids": 1, "attention_mask": 1}
@@ -150,7 +150,9 @@ def test_a_checkpoint_with_integers_computes_with_them_and_leaves_the_other_alon
     assert torch.equal(source.model.get_submodule(name).weight, before)
     assert made.model is not source.model
     assert set(made.quantized) == {name}
-    both = made.with_integers({"classifier": round_to_nearest(source.model.classifier.weight, Scheme())}, made.model)
+    both = made.with_integers(
+        {"classifier": round_to_nearest(source.model.classifier.weight, Scheme(num_bits=8))}, made.model
+    )
     assert both.model is made.model
     assert set(both.quantized) == {name, "classifier"}
 

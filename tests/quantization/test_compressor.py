@@ -1,6 +1,4 @@
-import dataclasses
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +7,11 @@ import torch
 import transformers
 from pydantic import ValidationError
 
+from leptonsdk.checkpoint import Checkpoint
 from leptonsdk.errors import UsageError
 from leptonsdk.hooks.classes import StepContext
 from leptonsdk.quantization import (
     CodebookScheme,
-    QuantizedTensor,
     RoundToNearest,
     RoundToNearestConfig,
     Scheme,
@@ -32,26 +30,15 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-@dataclass(frozen=True)
-class StandIn:
-    """The attributes of a checkpoint that a compressor reads."""
-
-    model: Any
-    processor: Any = None
-    task: str = "text-generation"
-    quantized: Mapping[str, QuantizedTensor] = field(default_factory=dict)
-
-    def replace(self, **changes: Any) -> "StandIn":
-        return dataclasses.replace(self, **changes)
-
-
-def llama(**options: Any) -> StandIn:
+def llama(**options: Any) -> Checkpoint:
     sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 1, "num_attention_heads": 4}
     options = {"tie_word_embeddings": True, **options}
-    return StandIn(transformers.LlamaForCausalLM(transformers.LlamaConfig(vocab_size=97, **sizes, **options)).eval())
+    return Checkpoint.of(
+        transformers.LlamaForCausalLM(transformers.LlamaConfig(vocab_size=97, **sizes, **options)).eval()
+    )
 
 
-def run(checkpoint: StandIn, folder: Path, **config: Any) -> Any:
+def run(checkpoint: Checkpoint, folder: Path, **config: Any) -> Any:
     return RoundToNearest(RoundToNearestConfig(**config)).compress(checkpoint, StepContext(seed=0, folder=folder))
 
 
@@ -92,7 +79,7 @@ def test_an_output_embedding_is_quantized_only_when_it_is_nobody_elses(tmp_path:
     untied = run(llama(tie_word_embeddings=False), tmp_path, scheme="W8A16", ignore=[])
     assert "lm_head" in untied.quantized
     sizes = {"hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 1, "num_attention_heads": 4}
-    masked = StandIn(transformers.BertForMaskedLM(transformers.BertConfig(vocab_size=97, **sizes)))
+    masked = Checkpoint.of(transformers.BertForMaskedLM(transformers.BertConfig(vocab_size=97, **sizes)))
     result = run(masked, tmp_path, scheme="W8A16")
     assert "cls.predictions.decoder" not in result.quantized
     assert "cls.predictions.transform.dense" in result.quantized
@@ -119,7 +106,7 @@ def test_progress_counts_the_layers(tmp_path: Path) -> None:
 
 def test_conv1d_layers_are_quantized_along_their_inputs(tmp_path: Path) -> None:
     config = transformers.GPT2Config(vocab_size=97, n_embd=32, n_layer=1, n_head=2)
-    source = StandIn(transformers.GPT2LMHeadModel(config))
+    source = Checkpoint.of(transformers.GPT2LMHeadModel(config))
     result = run(source, tmp_path, scheme="W8A16")
     assert "transformer.h.0.mlp.c_fc" in result.quantized
     assert "lm_head" not in result.quantized
@@ -132,7 +119,7 @@ def test_conv1d_layers_are_quantized_along_their_inputs(tmp_path: Path) -> None:
 def test_layers_of_other_kinds_are_named_as_what_cannot_be_stored(tmp_path: Path) -> None:
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
     config = transformers.ViTConfig(image_size=8, patch_size=4, **sizes)
-    source = StandIn(transformers.ViTForImageClassification(config))
+    source = Checkpoint.of(transformers.ViTForImageClassification(config))
     with pytest.raises(UsageError, match=r"these layers cannot.*projection \(Conv2d\)"):
         run(source, tmp_path, scheme="W8A16", targets=["Conv2d"])
     with pytest.raises(UsageError, match=r"by `rtn`, embeddings.*model\.embed_tokens \(Embedding\)"):
@@ -177,7 +164,9 @@ def test_a_plan_says_it_too() -> None:
 
 def test_one_table_of_several_embeddings_has_one_name(tmp_path: Path) -> None:
     sizes = {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 1, "num_heads": 2}
-    source = StandIn(transformers.T5ForConditionalGeneration(transformers.T5Config(vocab_size=97, **sizes)).eval())
+    source = Checkpoint.of(
+        transformers.T5ForConditionalGeneration(transformers.T5Config(vocab_size=97, **sizes)).eval()
+    )
     targets = ["decoder.embed_tokens"]
     result = run(source, tmp_path, bit_width=8, targets=targets, ignore=[])
     assert list(result.quantized) == ["shared"]

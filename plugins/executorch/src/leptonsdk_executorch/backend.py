@@ -24,11 +24,12 @@ class ExecuTorchBackend(Backend[ExecuTorchConfig]):
     examples = ({}, {"precision": "int8"})
     run_alone = """
 import json
+import pathlib
 import torch
 from executorch.runtime import Runtime
 
 def run(entry, inputs):
-    about = json.loads((entry.parent / "export.json").read_text())["components"]["model"]["metadata"]
+    about = json.loads((pathlib.Path(entry).parent / "export.json").read_text())["components"]["model"]["metadata"]
     program = Runtime.get().load_program(entry)
     results = program.load_method("forward").execute([torch.as_tensor(inputs[name]) for name in about["kwargs"]])
     names = json.loads(json.loads(about["out_spec"])[1]["context"])
