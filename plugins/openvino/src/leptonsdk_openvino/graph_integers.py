@@ -101,8 +101,14 @@ def stored_ranges(paths: Iterable[Path]) -> dict[str, tuple[np.float32, np.float
             if node.get_type_name() == "FakeQuantize":
                 ends = [_constant(node.input_value(port).get_node()) for port in (1, 2)]
                 low, high = (np.float32(end.get_data(dtype=np.float32)) for end in ends if end is not None)
-                found.update({module_of(reader): (low, high) for reader in consumers(node)})
+                found.update({module_of(reader): (low, high) for reader in _products(node)})
     return found
+
+
+def _products(node: ov.Node) -> Iterator[ov.Node]:
+    """What reads a node, also through a `Slice`, which takes the one position that a product needs."""
+    for reader in consumers(node):
+        yield from _products(reader) if reader.get_type_name() == "Slice" else (reader,)
 
 
 def _read(weight: Compressed) -> StoredWeight:
