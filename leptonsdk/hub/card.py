@@ -109,12 +109,6 @@ def lay_in(block: str, warning: str | None, existing: str | None) -> str:
     return f"{warning} {_FIRST}\n\n{kept}\n" if warning else f"{kept}\n"
 
 
-def own_part(content: str) -> str | None:
-    """The part of a card that a push wrote; None where there is none."""
-    found = _BLOCK.search(content)
-    return None if found is None else found[0]
-
-
 def _warning(manifest: Mapping[str, Any]) -> str | None:
     verdict = manifest["verdict"]
     if verdict not in ("fail", "inconclusive"):

@@ -42,11 +42,10 @@ def narrow(graph: ov.Model) -> int:
     products = 0
     _drop_idle_reshapes(graph)
     for node in graph.get_ordered_ops():
-        found = _position(node)
-        if found is None:
+        position = _position(node)
+        if position is None:
             continue
-        axis, position = found
-        axes = _narrowable(graph, node, axis)
+        axes = _narrowable(graph, node)
         if not any(_is_product(inner) for inner in axes):
             continue
         for inner, along in axes.items():
@@ -56,23 +55,23 @@ def narrow(graph: ov.Model) -> int:
     return products
 
 
-def _position(node: ov.Node) -> tuple[int, int] | None:
-    """Axis and index where a node takes one position of a value [batch, length, size]."""
-    if node.get_type_name() != "Gather" or node.input_value(0).get_partial_shape().rank.get_length() != 3:
+def _position(node: ov.Node) -> int | None:
+    """The index where a node takes one position of a value [batch, length, size]."""
+    if node.get_type_name() != "Gather" or node.input_value(0).get_partial_shape().rank != 3:
         return None
     index, axis = (_constant(node.input_value(port)) for port in (1, 2))
     if index is None or axis is None or index.size != 1 or int(axis) not in (1, -2) or int(index.item()) not in _ENDS:
         return None
-    return 1, int(index.item())
+    return int(index.item())
 
 
-def _narrowable(graph: ov.Model, reader: ov.Node, axis: int) -> dict[ov.Node, int]:
+def _narrowable(graph: ov.Model, reader: ov.Node) -> dict[ov.Node, int]:
     """The nodes that need that position only, in topological order, with the axis of it in each one's output."""
-    wanted = {_key(reader.input(0)): axis}  # inputs that need one position, with its axis
+    wanted = {_key(reader.input(0)): 1}  # inputs that need one position, with its axis
     found: dict[ov.Node, int] = {}
     order = graph.get_ordered_ops()
     for node in reversed(order[: _index(order, reader)]):
-        if node.get_output_size() != 1:
+        if node.get_output_size() != 1 or any(value.get_partial_shape().rank.is_dynamic for value in _values(node)):
             continue
         readers = [_key(port) for port in node.output(0).get_target_inputs()]
         axes = {wanted.get(port) for port in readers}
@@ -82,6 +81,11 @@ def _narrowable(graph: ov.Model, reader: ov.Node, axis: int) -> dict[ov.Node, in
             found[node] = common
             wanted |= {_key(node.input(port)): inner for port, inner in passed.items()}
     return dict(reversed(found.items()))
+
+
+def _values(node: ov.Node) -> list[ov.Output]:
+    """What a node makes, and what it reads."""
+    return [node.output(0), *node.input_values()]
 
 
 def _passes(node: ov.Node, axis: int) -> dict[int, int] | None:
@@ -130,6 +134,8 @@ def _drop_idle_reshapes(graph: ov.Model) -> None:
         if node.get_type_name() != "Reshape" or (target := _constant(node.input_value(1))) is None:
             continue
         before = node.input_value(0).get_partial_shape()
+        if before.rank.is_dynamic:
+            continue
         copies = [int(to) == 0 and node.get_attributes()["special_zero"] for to in target]
         same = len(before) == len(target) and all(
             copied or dim == int(to) for copied, dim, to in zip(copies, before, target, strict=True) if int(to) != -1
