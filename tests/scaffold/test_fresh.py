@@ -98,9 +98,9 @@ def test_every_other_kind_installs_is_listed_passes_its_tests_and_stands_in_its_
         "backend": {"backend": ["plain"]},
         "evaluator": {"evaluator": ["feature-extraction/nearness"]},
     }
-    tests = " ".join(f"leptonsdk-{name}/tests" for name in kinds.values())
-    told = fresh.run(f"python -m pytest -q --import-mode=importlib -p no:cacheprovider {tests}")
-    assert re.search(r"\d+ passed", told)
     for name in kinds.values():
+        told = fresh.run(f"cd leptonsdk-{name} && python -m pytest")
+        assert re.search(r"\d+ passed", told)
+        assert "failed" not in told
         planned = fresh.run(f"lepton plan leptonsdk-{name}/recipe.yaml")
         assert name in planned or "nearness" in planned
