@@ -1,4 +1,4 @@
-"""For the tests of the package and of its plugins: training on two processes."""
+"""For the tests of the package and of its plugins: one thread for each worker, and training on two processes."""
 
 from __future__ import annotations
 
@@ -10,6 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # One worker a core: more threads than that wait for each other, and the processes that tests start inherit this.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 _SCRIPT = Path(__file__).parent / "tests" / "training" / "two_processes.py"
 

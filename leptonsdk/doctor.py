@@ -13,7 +13,7 @@ from typing import Any
 
 from leptonsdk.hooks import Plugins
 
-_FIRST_PARTY = {name: f"leptonsdk-{name}" for name in ("bitsandbytes", "distillation", "gptq", "onnxruntime")}
+_PREFIX = "leptonsdk-"
 _GIB = 1024**3
 _HUB_SECONDS = 3
 
@@ -63,11 +63,20 @@ def _plugins(plugins: Plugins) -> list[dict[str, Any]]:
         advice = None if active else f"pip install --upgrade {record.distribution}, or leave it out with --no-plugin"
         findings.append(_finding(f"plugin {record.name}", "ok" if active else "broken", detail, advice))
     findings += [_backend(name, cls) for name, cls in sorted(plugins.all("backend").items())]
-    found = {record.name for record in plugins.records}
-    for name, distribution in _FIRST_PARTY.items():
-        if name not in found:
+    found = {record.distribution for record in plugins.records}
+    for distribution in _first_party():
+        if distribution not in found:
+            name = distribution.removeprefix(_PREFIX)
             findings.append(_finding(f"plugin {name}", "missing", distribution, f"pip install {distribution}"))
     return findings
+
+
+def _first_party() -> list[str]:
+    """The plugins that leptonsdk's extras name."""
+    from packaging.requirements import Requirement
+
+    names = {Requirement(line).name for line in importlib.metadata.requires("leptonsdk") or ()}
+    return sorted(name for name in names if name.startswith(_PREFIX))
 
 
 def _backend(name: str, cls: type[Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from leptonsdk_onnxruntime.config import OnnxRuntimeConfig
 from leptonsdk_onnxruntime.graph import add_initializer
 from leptonsdk_onnxruntime.quantize_blocks import block_size, quantize_blocks
 from leptonsdk_onnxruntime.quantize_graph import quantize_graph
+from leptonsdk_onnxruntime.quantize_halves import short_scale, store_in_half
 from leptonsdk_onnxruntime.quantize_scales import (
     activation_range_to_scale,
     histogram_range,
@@ -185,3 +186,56 @@ def test_after_an_activation_function_rows_need_no_magnitudes(function):
 def test_rows_by_default_only_where_a_product_contracts():
     model = product_graph(np.random.default_rng(9).normal(size=(16, 64)).astype(np.float32))
     assert quantize_graph(model, OnnxRuntimeConfig(), scales="auto").matmuls == 1
+
+
+def test_short_scales_are_said_by_fp16_where_it_can():
+    scales = np.array([[1e-3, 0.5, 3e4]], np.float32)
+    short = short_scale(scales)
+    assert (short.astype(np.float16).astype(np.float32) == short).all()
+    np.testing.assert_allclose(short, scales, rtol=1e-3)
+    for beyond in (1e-8, 1e6):
+        scales[0, 0] = beyond
+        assert (short_scale(scales) == scales).all()
+
+
+def vectors(**arrays):
+    """A graph that adds up vectors, and looks up one of them; and what it computes."""
+    rows = ir.Input("rows", ir.Shape(["n"]), ir.TensorType(ir.DataType.INT64))
+    graph = ir.Graph([rows], [], nodes=[], opset_imports={"": 20}, name="vectors")
+    values = [add_initializer(graph, name, array) for name, array in arrays.items()]
+    nodes = [ir.node("Gather", [values[0], rows], name="looked_up")]
+    total = values[0]
+    for value in values[1:]:
+        nodes.append(ir.node("Add", [total, value]))
+        total = nodes[-1].outputs[0]
+    graph.extend(nodes)
+    for output in (nodes[0].outputs[0], total):
+        output.type, output.shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape([None])
+        graph.outputs.append(output)
+    model = ir.Model(graph, ir_version=10)
+
+    def compute():
+        session = ort.InferenceSession(ir.to_proto(model).SerializeToString(), providers=["CPUExecutionProvider"])
+        return session.run(None, {"rows": np.array([3, 5], np.int64)})
+
+    return model, compute
+
+
+def test_long_vectors_are_stored_in_half_and_scales_only_if_that_changes_nothing():
+    rng = np.random.default_rng(7)
+    bias = rng.normal(size=300).astype(np.float32)
+    model, compute = vectors(
+        bias=bias,
+        huge=np.full(300, 1e6, np.float32),
+        short=np.ones(300, np.float32)[:1],
+        a_scale=short_scale(np.abs(bias)[None]).reshape(-1),
+        b_scale=np.abs(bias),
+    )
+    before = compute()
+    assert store_in_half(model, exact="_scale") == 2
+    halves = {name for name, value in model.graph.initializers.items() if value.dtype == ir.DataType.FLOAT16}
+    assert halves == {"bias", "a_scale"}
+    after = compute()
+    assert after[0].dtype == np.float32
+    np.testing.assert_allclose(after[0], before[0], rtol=1e-3)
+    np.testing.assert_allclose(after[1], before[1], rtol=1e-6)

@@ -133,7 +133,7 @@ def _quantize(
         scales = "block" if decoder and config.activation_scales == "auto" else config.activation_scales
         return _described(quantize_graph(traced.model, config, scales=scales), {"method": "dynamic"})
     if trained:
-        report = quantize_graph(traced.model, config, trained_ranges(traced.model, config, trained))
+        report = quantize_graph(traced.model, config, trained_ranges(traced.model, config, trained), trained=True)
         return _described(report, {"method": "trained"})
     from leptonsdk_onnxruntime.calibrate import calibrate
 

@@ -10,11 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from leptonsdk.exporting import matches_any
@@ -30,6 +28,7 @@ from leptonsdk_onnxruntime.graph import (
     replace,
 )
 from leptonsdk_onnxruntime.quantize_blocks import block_product, block_size, gather_blocks, stored_blocks
+from leptonsdk_onnxruntime.quantize_halves import short_scale, store_in_half
 from leptonsdk_onnxruntime.quantize_rows import normalized_rows
 from leptonsdk_onnxruntime.quantize_scales import Floats, quantize_weight, weight_scales
 from leptonsdk_onnxruntime.quantize_tables import gather_4_bits, reads_tokens
@@ -119,6 +118,7 @@ def quantize_graph(
     ranges: Mapping[str, tuple[np.float32, np.uint8]] | None = None,
     *,
     scales: ActivationScales = "tensor",
+    trained: bool = False,
 ) -> QuantizationReport:
     """Quantize in place.
 
@@ -128,6 +128,7 @@ def quantize_graph(
         ranges: Scale and zero point of every quantized activation by value name (static), or None (dynamic).
         scales: Dynamic: what an activation's scale covers; ``auto`` is rows where a product contracts. Where
             channels do not divide into blocks, rows take their place.
+        trained: The products' weights are multiples of scales that a checkpoint carries, which are kept to the bit.
     """
     report = QuantizationReport()
     in_blocks: set[str] = set()
@@ -150,7 +151,11 @@ def quantize_graph(
             report.matmuls_by_rows += 1
             continue
         replace(
-            linear.node, with_bias(linear, _integer_product(model.graph, linear, config, bits, ranges, activations))
+            linear.node,
+            with_bias(
+                linear,
+                _integer_product(model.graph, linear, config, bits, ranges, activations, short=not trained),
+            ),
         )
         report.matmuls += 1
     if config.embeddings != "float":
@@ -158,27 +163,28 @@ def quantize_graph(
     if ranges is not None:
         _take_in_biases(model.graph)
     RemoveUnusedNodesPass()(model)
+    store_in_half(model, exact=SCALE)
     if ranges is not None or in_blocks or report.embeddings_in_4_bits:
         model.opset_imports[MICROSOFT] = 1
     return report
 
 
 def _stored_weight(
-    graph: ir.Graph, value: ir.Value, axis: int, config: OnnxRuntimeConfig, bits: int, *, half: bool = False
+    graph: ir.Graph, value: ir.Value, axis: int, config: OnnxRuntimeConfig, bits: int, *, short: bool = True
 ) -> tuple[ir.Value, ir.Value]:
     """The int8 copy of a matrix and its scales along ``axis`` [size of axis], made once however often it is used.
 
-    ``half``: the scales are stored in fp16, and the integers are made with those.
+    ``short``: the scales are such that fp16 can say them.
     """
     name = str(value.name)
     if f"{name}{QUANTIZED}" in graph.initializers:
         return graph.initializers[f"{name}{QUANTIZED}"], graph.initializers[f"{name}{SCALE}"]
     weight = float_matrix(value)
     assert weight is not None
-    scale: NDArray[Any] = weight_scales(weight, axis, method=config.weight_scales, bits=bits)
-    if half and (short := scale.astype(np.float16)).all():  # none so small that it became nought
-        scale = short
-    integers = quantize_weight(weight, scale.astype(np.float32), bits=bits)
+    scale = weight_scales(weight, axis, method=config.weight_scales, bits=bits)
+    if short:
+        scale = short_scale(scale)
+    integers = quantize_weight(weight, scale, bits=bits)
     return (
         add_initializer(graph, f"{name}{QUANTIZED}", integers),
         add_initializer(graph, f"{name}{SCALE}", scale.reshape(-1)),
@@ -192,10 +198,12 @@ def _integer_product(
     bits: int,
     ranges: Mapping[str, tuple[np.float32, np.uint8]] | None,
     activations: dict[ir.Value, list[ir.Value]],
+    *,
+    short: bool = True,
 ) -> ir.Value:
     """The product without its bias."""
     node, axis = linear.node, 0 if linear.transposed else 1
-    weight, weight_scale = _stored_weight(graph, linear.stored, axis, config, bits)
+    weight, weight_scale = _stored_weight(graph, linear.stored, axis, config, bits, short=short)
     if linear.transposed:
         weight = insert(node, "Transpose", [weight], perm=[1, 0])[0]
     source = node.inputs[0]  # not `linear.source`, which another rewrite may have replaced
@@ -287,13 +295,10 @@ def _quantize_embeddings(
             integers, scale, _ = stored_blocks(graph, node.inputs[0], True, config, (QUANTIZED, SCALE))
             gather_blocks(node, integers, scale)
             continue
-        half = not _is_shared(graph, node.inputs[0])
-        integers, scale = _stored_weight(graph, node.inputs[0], 0, config, bits, half=half)
+        integers, scale = _stored_weight(graph, node.inputs[0], 0, config, bits)
         [rows] = insert(node, "Gather", [integers, node.inputs[1]], axis=0)
         [rows] = insert(node, "Cast", [rows], to=ir.DataType.FLOAT)
         [scales] = insert(node, "Gather", [scale, node.inputs[1]], axis=0)
-        if scale.dtype == ir.DataType.FLOAT16:
-            [scales] = insert(node, "Cast", [scales], to=ir.DataType.FLOAT)
         axes = add_initializer(graph, "last_axis", np.array([-1], np.int64))
         [scales] = insert(node, "Unsqueeze", [scales, axes])
         replace(node, insert(node, "Mul", [rows, scales])[0])

@@ -33,6 +33,11 @@ def add_to_card(card: ModelCard, artifact: Mapping[str, Any]) -> None:
         _RUN.format(entry=entry, hint=hint),
     ]
     text = "\n\nOpenVINO computes in bfloat16 by itself where the processor has it; the numbers above were measured in "
-    card.add_loading(
-        title, "`pip install openvino transformers`\n\n```python\n" + "\n".join(lines) + f"\n```{text}{hint}."
-    )
+    text += f"{hint}."
+    if shapes := details.get("static_shapes"):
+        sizes = ", ".join(" x ".join(map(str, next(iter(shape.values())))) for shape in shapes)
+        text += (
+            f" Inputs of {sizes} had a graph of their own: `openvino.Core().read_model`, then `reshape` before "
+            "`compile_model`."
+        )
+    card.add_loading(title, "`pip install openvino transformers`\n\n```python\n" + "\n".join(lines) + f"\n```{text}")

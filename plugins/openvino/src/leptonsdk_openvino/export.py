@@ -11,7 +11,7 @@ import torch
 
 from leptonsdk.artifact import Artifact
 from leptonsdk.checkpoint import hub_task
-from leptonsdk.errors import ExportError
+from leptonsdk.errors import ExportError, UsageError
 from leptonsdk.exporting import (
     GENERATIVE_TASKS,
     Inputs,
@@ -33,6 +33,7 @@ from leptonsdk_openvino.graph_positions import narrow
 from leptonsdk_openvino.quantize import quantize
 from leptonsdk_openvino.quantize_trained import check_multiplies, quantize_trained
 from leptonsdk_openvino.runner import load_runner, runtime_options
+from leptonsdk_openvino.runner_shapes import fixed_shapes
 from leptonsdk_openvino.silence import converting
 
 if TYPE_CHECKING:
@@ -62,6 +63,12 @@ def export_checkpoint(checkpoint: Checkpoint, folder: Path, config: OpenVINOConf
         check_holds(checkpoint.quantized)
     seq2seq = bool(model.config.is_encoder_decoder) and model.can_generate()
     decoder = hub_task(task) in GENERATIVE_TASKS and not seq2seq
+    if config.static_shapes and (seq2seq or decoder):
+        raise UsageError(
+            "a model that generates has no shape of its own: each token makes its inputs longer",
+            where="static_shapes",
+            hint="leave it out",
+        )
     context.progress(0, _STEPS, "tracing")
     samples = sample_batches(model, context, _DECODER_BATCH if decoder else _PARITY_BATCH, _PARITY_BATCHES)
     with torch.no_grad():
@@ -88,6 +95,10 @@ def export_checkpoint(checkpoint: Checkpoint, folder: Path, config: OpenVINOConf
     if seq2seq:
         details |= {"decoder": f"{FOLDER}/{DECODER}.xml", "generation": Seq2SeqSettings.of(model).to_json()}
         samples = [with_decoder_inputs(model, batch) for batch in samples]
+    if config.static_shapes:
+        sizes = [shape.model_dump() for shape in config.static_shapes]
+        sample = {name: value.shape for name, value in samples[0].items()}
+        details["static_shapes"] = [fixed_shapes(details[MODEL]["inputs"], one, sample) for one in sizes]
     if decoder:
         details |= {"stateful": True, "pad_token_id": pad_token(model)}
     context.progress(3, _STEPS, "comparing with the source model")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 
 from leptonsdk.artifact import Artifact
 from leptonsdk.exporting import Outputs, complete_inputs
+from leptonsdk_openvino.runner_shapes import compile_at
 
 _DTYPES = {
     "f32": torch.float32,
@@ -22,6 +24,8 @@ _DTYPES = {
     "boolean": torch.bool,
 }
 BEAM = "beam_idx"
+Shapes = tuple[tuple[int, ...], ...]
+Compile = Callable[[], ov.CompiledModel]
 
 
 def runtime_options(details: Mapping[str, Any]) -> dict[str, Any]:
@@ -34,20 +38,33 @@ def runtime_options(details: Mapping[str, Any]) -> dict[str, Any]:
     return options
 
 
-def compile_graph(path: Path, threads: int | None, details: Mapping[str, Any]) -> ov.CompiledModel:
-    """A compiled graph with a pool of that many threads (None: OpenVINO's choice)."""
+def compile_options(threads: int | None, details: Mapping[str, Any]) -> dict[str, Any]:
+    """What to compile an artifact's graphs with: a pool of that many threads (None: OpenVINO's choice)."""
     options = {"PERFORMANCE_HINT": "LATENCY", **runtime_options(details)}
-    if threads is not None:
-        options["INFERENCE_NUM_THREADS"] = threads
-    return ov.Core().compile_model(str(path), "CPU", options)
+    return options if threads is None else {**options, "INFERENCE_NUM_THREADS": threads}
+
+
+def compile_graph(path: Path, options: Mapping[str, Any]) -> ov.CompiledModel:
+    """A graph compiled for all shapes."""
+    return ov.Core().compile_model(str(path), "CPU", dict(options))
 
 
 class OpenVINORunner:
-    """Runs a graph that is called once per answer."""
+    """Runs a graph that is called once per answer.
 
-    def __init__(self, compiled: ov.CompiledModel, precision: str) -> None:
+    Args:
+        compiled: The graph, for all shapes.
+        precision: The artifact's.
+        static: Compiles the graph for one shape of each input, in the order of the graph's own; done when that shape first comes.
+    """
+
+    def __init__(
+        self, compiled: ov.CompiledModel, precision: str, static: Mapping[Shapes, Compile] | None = None
+    ) -> None:
         self.compiled = compiled
         self.request = compiled.create_infer_request()
+        self._static = dict(static or {})
+        self._requests: dict[Shapes, ov.InferRequest] = {}
         computes = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
         self.runtime = f"openvino {ov.__version__.split('-')[0]} (CPU, {precision}, computes in {computes})"
         self.dtypes = {
@@ -65,8 +82,16 @@ class OpenVINORunner:
         feed = {name: self._array(name, inputs[name]) for name in self.dtypes if name != BEAM}
         if BEAM in self.dtypes:
             feed[BEAM] = np.arange(next(iter(feed.values())).shape[0], dtype=np.int32)
-        results = self.request.infer(feed, share_inputs=True)
+        results = self._request(feed).infer(feed, share_inputs=True)
         return Outputs((name, torch.from_numpy(results[name])) for name in self.output_names)
+
+    def _request(self, feed: Mapping[str, Any]) -> ov.InferRequest:
+        shapes = tuple(feed[name].shape for name in self.dtypes)
+        if shapes not in self._static:
+            return self.request
+        if shapes not in self._requests:
+            self._requests[shapes] = self._static[shapes]().create_infer_request()
+        return self._requests[shapes]
 
     def _array(self, name: str, value: torch.Tensor) -> Any:
         return np.ascontiguousarray(value.detach().to("cpu", self.dtypes[name]).numpy())
@@ -76,11 +101,17 @@ def load_runner(artifact: Artifact, threads: int | None) -> OpenVINORunner:
     """The runner that fits an artifact."""
     from leptonsdk_openvino.decoder import DecoderRunner, Seq2SeqRunner
 
-    details = artifact.details
-    compiled = compile_graph(artifact.folder / artifact.entry, threads, details)
+    details, options = artifact.details, compile_options(threads, artifact.details)
+    path = artifact.folder / artifact.entry
+    compiled = compile_graph(path, options)
     if "decoder" in details:
-        decoder = compile_graph(artifact.folder / details["decoder"], threads, details)
+        decoder = compile_graph(artifact.folder / details["decoder"], options)
         return Seq2SeqRunner(compiled, decoder, artifact.precision, details["generation"])
     if details.get("stateful"):
         return DecoderRunner(compiled, artifact.precision, details.get("pad_token_id"))
-    return OpenVINORunner(compiled, artifact.precision)
+    names = [port.get_any_name() for port in compiled.inputs]
+    static = {
+        tuple(tuple(shapes[name]) for name in names): partial(compile_at, path, shapes, options)
+        for shapes in details.get("static_shapes", ())
+    }
+    return OpenVINORunner(compiled, artifact.precision, static)
