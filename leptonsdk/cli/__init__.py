@@ -37,6 +37,7 @@ app.command("recipes")(recipes.list_recipes)
 app.command("targets")(recipes.list_targets)
 app.command()(environment.doctor)
 plugins_app.command("list")(plugins.list_plugins)
+plugins_app.command()(plugins.show)
 plugins_app.command()(plugins.new)
 plugins_app.command("check")(conformance.plugins_check)
 

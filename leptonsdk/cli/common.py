@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from leptonsdk.errors import UsageError
+from leptonsdk.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from leptonsdk.hooks import Plugins
@@ -29,6 +29,22 @@ def plugins() -> Plugins:
     from leptonsdk.hooks import load_plugins
 
     return load_plugins(without=without)
+
+
+def classes_meant(name: str, plugins: Plugins) -> list[tuple[str, str]]:
+    """Kind and name of each class that a name means: one, or all of a distribution."""
+    kinds = ("compressor", "backend", "evaluator")
+    classes = [(kind, own) for kind in kinds for own in plugins.names(kind)]
+    found = [one for one in classes if one[1] == name]
+    if not found:
+        found = [one for one in classes if name in (plugins.owner(*one).distribution, plugins.owner(*one).name)]
+    if found:
+        return found
+    for record in plugins.records:
+        if record.status != "active" and name in (record.name, record.distribution):
+            raise UsageError(f"plugin {record.label} was set aside: {record.reason}")
+    valid = {own for _, own in classes} | {plugins.owner(*one).distribution for one in classes}
+    raise UsageError(f"no plugin named '{name}'", hint=did_you_mean(name, valid))
 
 
 def recipe_file(recipe: str) -> str | Path:

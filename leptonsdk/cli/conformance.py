@@ -9,13 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from leptonsdk.cli import common
-from leptonsdk.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
-    from leptonsdk.hooks import Plugins
     from leptonsdk.testing import CheckResult
 
-_KINDS = ("compressor", "backend", "evaluator")
 _MARKS = {
     "passed": "[green]passed[/]",
     "failed": "[bold red]failed[/]",
@@ -31,7 +28,7 @@ def plugins_check(
 ) -> None:
     """Run the conformance kit on an installed plugin: exit code 0 when every check passes, 1 when some fail."""
     plugins = common.plugins()
-    chosen = _meant(name, plugins)
+    chosen = common.classes_meant(name, plugins)
     from transformers.utils import logging
 
     from leptonsdk.testing import run_checks
@@ -48,21 +45,6 @@ def plugins_check(
         typer.echo(json.dumps(shown, indent=2))
     if not all(check.ok for one in answer for check in one["checks"]):
         raise typer.Exit(1)
-
-
-def _meant(name: str, plugins: Plugins) -> list[tuple[str, str]]:
-    """Kind and name of each class that a name means: one, or all of a distribution."""
-    classes = [(kind, own) for kind in _KINDS for own in plugins.names(kind)]
-    found = [one for one in classes if one[1] == name]
-    if not found:
-        found = [one for one in classes if name in (plugins.owner(*one).distribution, plugins.owner(*one).name)]
-    if found:
-        return found
-    for record in plugins.records:
-        if record.status != "active" and name in (record.name, record.distribution):
-            raise UsageError(f"plugin {record.label} was set aside: {record.reason}")
-    valid = {own for _, own in classes} | {plugins.owner(*one).distribution for one in classes}
-    raise UsageError(f"no plugin named '{name}'", hint=did_you_mean(name, valid))
 
 
 def _tell(result: CheckResult) -> None:

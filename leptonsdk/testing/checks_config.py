@@ -1,4 +1,4 @@
-"""Checks of every plugin's config and module: what a plan, the docs and ``--help`` read."""
+"""Checks of every plugin's config and module: what a plan, the docs and ``lepton plugins show`` read."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ _CONFIGURED: tuple[Kind, ...] = ("compressor", "training", "backend")
 _HEAVY = ("torch", "transformers", "datasets", "onnxruntime", "openvino", "scipy", "pandas", "pyarrow", "sklearn")
 
 
-@check("config-described", "every field of its config has a description, which the docs and --help show", *_CONFIGURED)
+@check(
+    "config-described", "every field of its config has a description, which `lepton plugins show` tells", *_CONFIGURED
+)
 def config_described(plugin: type[Any], config: Mapping[str, Any]) -> None:
     fields = plugin.config_class.model_json_schema()["properties"] if plugin.config_class.model_fields else {}
     bare = [name for name, field in fields.items() if not str(field.get("description", "")).strip()]
@@ -26,7 +28,7 @@ def config_described(plugin: type[Any], config: Mapping[str, Any]) -> None:
         not bare,
         f"no description: {listed(bare)}",
         plugin.config_class.__name__,
-        "write `Field(..., description=...)`: docs and --help have nothing else to say",
+        "write `Field(..., description=...)`: `lepton plugins show` has nothing else to say",
     )
 
 
