@@ -14,6 +14,7 @@ from leptonsdk.hooks.classes import (
     PostTrainingCompressor,
     Runner,
     StepContext,
+    StoredIntegers,
     TrainingCompressor,
     WeightProfile,
 )
@@ -39,6 +40,7 @@ __all__ = [
     "PostTrainingCompressor",
     "Runner",
     "StepContext",
+    "StoredIntegers",
     "TrainingCompressor",
     "WeightProfile",
     "hookimpl",

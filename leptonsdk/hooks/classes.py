@@ -204,6 +204,21 @@ class Runner(Protocol):
 
 
 @dataclass(frozen=True)
+class StoredIntegers:
+    """A quantized weight as an artifact's files hold it: ``(integers - zero_point) * scale``.
+
+    Attributes:
+        integers: Signed, int8, [out, in].
+        scale: [out, groups].
+        zero_point: Of the scale's shape; None where all are 0.
+    """
+
+    integers: NDArray[Any]
+    scale: NDArray[Any]
+    zero_point: NDArray[Any] | None = None
+
+
+@dataclass(frozen=True)
 class WeightProfile:
     """What stands in a model's weight files.
 
@@ -280,6 +295,13 @@ class Backend(ABC, Generic[ConfigT]):
     @classmethod
     def weights(cls, artifact: Artifact) -> WeightProfile | None:
         """What the artifact's files hold, read from them; None when the backend cannot tell."""
+        return None
+
+    @classmethod
+    def integers(cls, artifact: Artifact) -> Mapping[str, StoredIntegers] | None:
+        """The integers of a checkpoint that the artifact's files hold, read from them, by the source's module names; None when the
+        backend cannot tell. Asked of artifacts of one that keeps integers.
+        """
         return None
 
 

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from pydantic import ValidationError
 from torch import Tensor
@@ -16,7 +17,7 @@ from torch import Tensor
 from leptonsdk.artifact import MANIFEST, Artifact, hash_files, read_manifest
 from leptonsdk.checkpoint import Checkpoint
 from leptonsdk.errors import UsageError
-from leptonsdk.hooks import Runner
+from leptonsdk.hooks import Runner, StoredIntegers
 from leptonsdk.quantization import RoundToNearest, RoundToNearestConfig
 from leptonsdk.testing.alone import run_artifact, start
 from leptonsdk.testing.backends import export, exportable, exported, parity, run
@@ -189,7 +190,32 @@ def keeps_integers(plugin: type[Any], config: Mapping[str, Any]) -> None:
                 where,
                 "write the integers of `checkpoint.quantized`, or let `keeps_integers` say no",
             )
+        if (stored := plugin.integers(artifact)) is not None:
+            _same_integers(stored, checkpoint.quantized, where)
     skip_unless(checked, "it can hold none of the schemes that the kit has")
+
+
+def _same_integers(stored: Mapping[str, StoredIntegers], quantized: Mapping[str, Any], where: str) -> None:
+    missing = sorted(quantized.keys() - stored.keys())
+    expect(not missing, f"`integers` lacks {listed(missing)}", where, "by module name, every weight of the checkpoint")
+    others = []
+    for name, tensor in quantized.items():
+        own, shape = stored[name], tuple(tensor.integers.shape)
+        pairs = [(tensor.integers, own.integers), (_whole(tensor.scale.float(), shape), _whole(own.scale, shape))]
+        if tensor.zero_point is not None and own.zero_point is not None:
+            pairs.append((_whole(tensor.zero_point, shape), _whole(own.zero_point, shape)))
+        lacks_zero = tensor.zero_point is not None and own.zero_point is None
+        if lacks_zero or not all(np.array_equal(ours, theirs) for ours, theirs in pairs):
+            others.append(name)
+    hint = "write `integers` and `scale` of `checkpoint.quantized` as they are: what they stand for rounds otherwise elsewhere"
+    expect(not others, f"its files hold other integers or scales: {listed(others)}", where, hint)
+
+
+def _whole(values: Any, shape: tuple[int, ...]) -> Any:
+    """Scales [out, groups] for each weight: a runtime may split a group further."""
+    rows, groups = values.shape
+    wide = np.repeat(np.asarray(values), -(-shape[1] // groups), axis=1)[:, : shape[1]]
+    return np.broadcast_to(wide, (shape[0] if rows == 1 else rows, shape[1]))
 
 
 @check("refuses-unknown-precision", "its config takes the precisions that it declares, and no other", "backend")

@@ -21,7 +21,7 @@ KINDS = {
     "backend": others.BACKENDS,
     "evaluator": others.EVALUATORS,
 }
-MUTANTS = [(name, mutant) for mutants in KINDS.values() for name, mutant in mutants.items()]
+MUTANTS = [(name, mutant) for mutants in KINDS.values() for name, mutant in mutants.items()] + others.MORE
 
 
 @pytest.fixture(autouse=True)

@@ -104,6 +104,22 @@ class WritesFloats(Folder):
         super().write(checkpoint.replace(quantized={}), folder)
 
 
+class WritesOtherIntegers(Folder):
+    """The same numbers, as integers twice as large of half the scale."""
+
+    def write(self, checkpoint: Any, folder: Path) -> None:
+        from leptonsdk.quantization import QuantizedTensor, Scheme
+
+        def doubled(tensor: QuantizedTensor) -> QuantizedTensor:
+            if tensor.scheme.num_bits == 8:
+                return tensor
+            scheme = Scheme(**{**tensor.scheme.model_dump(), "num_bits": 8})
+            return QuantizedTensor(tensor.integers * 2, tensor.scale / 2, None, scheme)
+
+        quantized = {name: doubled(tensor) for name, tensor in checkpoint.quantized.items()}
+        super().write(checkpoint.replace(quantized=quantized), folder)
+
+
 class AnyPrecisionConfig(FolderConfig):
     precision: str = Field("auto", description="Anything")
 
@@ -177,6 +193,7 @@ BACKENDS: dict[str, type[Any]] = {
     "refuses-unknown-precision": TakesAnyPrecision,
     "refuses-without-calibration": LooksAtNothing,
 }
+MORE: list[tuple[str, type[Any]]] = [("keeps-integers", WritesOtherIntegers)]
 EVALUATORS: dict[str, type[Any]] = {
     "scores-finite": HoldsNaN,
     "one-score-per-example": ColumnsOfColumns,

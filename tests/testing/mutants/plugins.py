@@ -18,6 +18,7 @@ from leptonsdk.hooks import (
     Metric,
     PluginConfig,
     PostTrainingCompressor,
+    StoredIntegers,
     TrainingCompressor,
 )
 from leptonsdk.quantization import LayerQuantizer, QuantizerConfig, layers_to_quantize, matches, weight_of
@@ -222,6 +223,16 @@ def run(entry, inputs):
         from leptonsdk.evaluation.weights import profile_safetensors
 
         return profile_safetensors(artifact.folder)
+
+    @classmethod
+    def integers(cls, artifact: Artifact) -> Any:
+        from leptonsdk.api import load_model
+
+        quantized = load_model(artifact.folder, task=artifact.task).quantized
+        return {
+            name: StoredIntegers(tensor.integers.numpy(), tensor.scale.float().numpy())
+            for name, tensor in quantized.items()
+        }
 
 
 class Running:

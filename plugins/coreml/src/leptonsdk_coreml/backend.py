@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import importlib.metadata
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from leptonsdk.exporting import quiet
-from leptonsdk.hooks import Backend, Runner, StepContext, WeightProfile
+from leptonsdk.hooks import Backend, Runner, StepContext, StoredIntegers, WeightProfile
 from leptonsdk_coreml.config import PRECISIONS, CoreMLConfig, no_place
 
 if TYPE_CHECKING:
@@ -61,3 +62,10 @@ class CoreMLBackend(Backend[CoreMLConfig]):
             from leptonsdk_coreml.runner_weights import weight_profile
 
         return weight_profile(artifact.folder / artifact.entry)
+
+    @classmethod
+    def integers(cls, artifact: Artifact) -> Mapping[str, StoredIntegers] | None:
+        with quiet():
+            from leptonsdk_coreml.runner_weights import stored_integers
+
+        return stored_integers(artifact)

@@ -12,7 +12,7 @@ import numpy as np
 from leptonsdk.artifact import Artifact
 from leptonsdk.errors import CheckpointError
 from leptonsdk.exporting import quiet
-from leptonsdk.hooks import WeightProfile
+from leptonsdk.hooks import StoredIntegers, WeightProfile
 from leptonsdk_coreml.runner_reference import constant, read_program
 
 
@@ -40,6 +40,19 @@ def packed_weights(artifact: Artifact) -> dict[str, PackedWeight]:
         raise CheckpointError("nothing is packed in it", where=str(artifact.folder))
     made = {op.outputs[0].name: op for op in _operations(artifact.folder / artifact.entry)}
     return {module: _read(made[name]) for module, name in places.items()}
+
+
+def stored_integers(artifact: Artifact) -> dict[str, StoredIntegers]:
+    """The integers of a ``packed`` artifact as a checkpoint has them, [out, in]; weights with codebooks are left out."""
+    found = {}
+    for name, weight in packed_weights(artifact).items():
+        if weight.scale is None or weight.codebook is not None:
+            continue
+        arrays = [weight.integers, weight.scale] + ([] if weight.zero_point is None else [weight.zero_point])
+        if weight.scale.shape[0] != weight.integers.shape[0]:  # a scale covers one channel, and many inputs: [in, out]
+            arrays = [array.T for array in arrays]
+        found[name] = StoredIntegers(arrays[0], arrays[1].astype(np.float32), *arrays[2:])
+    return found
 
 
 def _read(op: Any) -> PackedWeight:

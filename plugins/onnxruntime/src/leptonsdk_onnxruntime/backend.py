@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib.metadata
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from leptonsdk.hooks import Backend, Need, Runner, StepContext, WeightProfile
+from leptonsdk.hooks import Backend, Need, Runner, StepContext, StoredIntegers, WeightProfile
 from leptonsdk_onnxruntime.config import PRECISIONS, OnnxRuntimeConfig, why_not_packed
 
 if TYPE_CHECKING:
@@ -60,3 +61,9 @@ def run(entry, inputs):
         from leptonsdk_onnxruntime.graph_weights import weight_profile
 
         return weight_profile([artifact.folder / name for name in artifact.files if name.endswith(".onnx")])
+
+    @classmethod
+    def integers(cls, artifact: Artifact) -> Mapping[str, StoredIntegers] | None:
+        from leptonsdk_onnxruntime.graph_weights import stored_integers
+
+        return stored_integers([artifact.folder / name for name in artifact.files if name.endswith(".onnx")])

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from leptonsdk.hooks import WeightProfile
+from leptonsdk.hooks import StoredIntegers, WeightProfile
 from leptonsdk_onnxruntime.quantize_blocks import ZERO
 from leptonsdk_onnxruntime.quantize_graph import QUANTIZED, SCALE, ZERO_POINT
 from leptonsdk_onnxruntime.quantize_packed import is_packed, unpacked
@@ -22,6 +22,11 @@ def weight_profile(paths: Sequence[Path]) -> WeightProfile:
     """Weights, zeros and bits of some graphs' initializers. Constants of their arithmetic (shapes, axes) are left out."""
     found = [_profile(ir.load(path).graph) for path in paths]
     return WeightProfile(*(sum(figures) for figures in zip(*found, strict=True)))
+
+
+def stored_integers(paths: Sequence[Path]) -> dict[str, StoredIntegers]:
+    """The packed weights of some graphs, by module name."""
+    return {name: StoredIntegers(*found) for path in paths for name, found in unpacked(ir.load(path).graph).items()}
 
 
 def _profile(graph: ir.Graph) -> tuple[int, int, int]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib.metadata
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from leptonsdk.hooks import Backend, Need, Runner, StepContext, WeightProfile
+from leptonsdk.hooks import Backend, Need, Runner, StepContext, StoredIntegers, WeightProfile
 from leptonsdk_openvino.config import PRECISIONS, OpenVINOConfig, why_not_packed
 
 if TYPE_CHECKING:
@@ -60,3 +61,13 @@ def run(entry, inputs):
         from leptonsdk_openvino.graph_weights import weight_profile
 
         return weight_profile([artifact.folder / name for name in artifact.files if name.endswith(".xml")])
+
+    @classmethod
+    def integers(cls, artifact: Artifact) -> Mapping[str, StoredIntegers] | None:
+        from leptonsdk_openvino.graph_integers import stored_weights
+
+        stored = stored_weights([artifact.folder / name for name in artifact.files if name.endswith(".xml")])
+        return {
+            name.removesuffix(".weight"): StoredIntegers(one.integers, one.scale, one.zero_point)
+            for name, one in stored.items()
+        }
