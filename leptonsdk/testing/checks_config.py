@@ -15,7 +15,10 @@ from leptonsdk.testing.bench import expect, kept, listed, made
 from leptonsdk.testing.check import Kind, check
 
 _CONFIGURED: tuple[Kind, ...] = ("compressor", "training", "backend")
-_HEAVY = ("torch", "transformers", "datasets", "onnxruntime", "openvino", "scipy", "pandas", "pyarrow", "sklearn")
+_HEAVY = (
+    *("torch", "transformers", "datasets", "scipy", "pandas", "pyarrow", "sklearn", "bitsandbytes", "torchao"),
+    *("onnx", "onnxruntime", "openvino", "nncf", "coremltools", "executorch"),
+)
 
 
 @check(
