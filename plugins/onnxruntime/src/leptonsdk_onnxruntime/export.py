@@ -69,7 +69,7 @@ def export_checkpoint(
     elif precision == "int8-static":
         context.calibration(config.calibration_batch_size)  # fails now rather than after the trace
     context.progress(0, _STEPS, "tracing")
-    seq2seq = bool(getattr(model.config, "is_encoder_decoder", False))
+    seq2seq = bool(model.config.is_encoder_decoder) and model.can_generate()
     decoder = hub_task(task) in GENERATIVE_TASKS and not seq2seq
     size = _DECODER_BATCH if decoder or seq2seq else _PARITY_BATCH
     samples = sample_batches(model, context, size, _PARITY_BATCHES)
