@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,6 +12,10 @@ from typing import Any
 import pytest
 import torch
 import transformers
+
+from leptonsdk.checkpoint import Checkpoint
+from leptonsdk.quantization.activations import InputScale
+from leptonsdk.quantization.layers import linear_layers
 
 _TEXT = {
     "vocab_size": 40,
@@ -144,7 +151,53 @@ def outputs(name: str, model: Any) -> torch.Tensor:
     return logits
 
 
+def with_input_scales(checkpoint: Checkpoint, batch: Mapping[str, torch.Tensor]) -> Checkpoint:
+    """As training leaves it: beside integers, the range of what each linear layer reads, here that of a batch."""
+    seen: dict[str, tuple[float, float]] = {}
+
+    def observe(module_name: str) -> Any:
+        return lambda module, inputs: seen.update({module_name: tuple(map(float, torch.aminmax(inputs[0])))})
+
+    layers = linear_layers(checkpoint.model).keys() & checkpoint.quantized.keys()
+    hooks = [checkpoint.model.get_submodule(n).register_forward_pre_hook(observe(n)) for n in layers]
+    with torch.no_grad():
+        checkpoint.model(**batch)
+    for hook in hooks:
+        hook.remove()
+    tensors = dict(checkpoint.quantized)
+    for layer, (low, high) in seen.items():
+        scale = (max(high, 0) - min(low, 0)) / 255
+        given = InputScale(scale, round(-128 - min(low, 0) / scale))
+        tensors[layer] = dataclasses.replace(tensors[layer], input_scale=given)
+    return checkpoint.replace(quantized=tensors)
+
+
+@contextmanager
+def rounding_inputs(checkpoint: Checkpoint) -> Iterator[Any]:
+    """The checkpoint's model with the inputs of its layers rounded as their scales say."""
+
+    def rounded(scale: InputScale) -> Any:
+        return lambda module, inputs: (
+            torch.fake_quantize_per_tensor_affine(inputs[0], scale.scale, scale.zero_point, -128, 127),
+        )
+
+    scales = checkpoint.input_scales.items()
+    hooks = [checkpoint.model.get_submodule(n).register_forward_pre_hook(rounded(scale)) for n, scale in scales]
+    with torch.no_grad():
+        yield checkpoint.model
+    for hook in hooks:
+        hook.remove()
+
+
 @pytest.fixture(scope="session")
 def tiny() -> Any:
     """The helpers of this file, for the tests."""
-    return SimpleNamespace(build=build, rows=rows, arguments=arguments, outputs=outputs, names=tuple(MODELS))
+    return SimpleNamespace(
+        build=build,
+        rows=rows,
+        arguments=arguments,
+        outputs=outputs,
+        names=tuple(MODELS),
+        with_input_scales=with_input_scales,
+        rounding_inputs=rounding_inputs,
+    )

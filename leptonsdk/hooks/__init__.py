@@ -1,6 +1,6 @@
 """The door for plugins: what they implement, and the manager that finds them."""
 
-from leptonsdk.hooks.capabilities import Capabilities, Need
+from leptonsdk.hooks.capabilities import Capabilities, Effect, Need
 from leptonsdk.hooks.cards import ModelCard
 from leptonsdk.hooks.classes import (
     LIBRARY,
@@ -29,6 +29,7 @@ __all__ = [
     "Capabilities",
     "Compressor",
     "DatasetProvider",
+    "Effect",
     "EvaluationSettings",
     "Evaluator",
     "Metric",

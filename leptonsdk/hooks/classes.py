@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar, run
 from pydantic import BaseModel, ConfigDict
 
 from leptonsdk.errors import UsageError
-from leptonsdk.hooks.capabilities import Capabilities, Need
+from leptonsdk.hooks.capabilities import Capabilities, Effect, Need
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -95,6 +95,10 @@ class Compressor(ABC, Generic[ConfigT]):
     def scheme(self) -> Scheme | CodebookScheme | None:
         """How the weights that it leaves are quantized, where its config says so: backends tell by it what they can hold."""
         return None
+
+    def effects(self) -> frozenset[Effect]:
+        """What it leaves behind with this config: all that its capabilities say, or less."""
+        return self.capabilities.effects
 
     def sparsity(self) -> float | None:
         """Share of zeros in the layers that it takes, where its config says so: by default in a field ``sparsity``."""
@@ -246,7 +250,8 @@ class Backend(ABC, Generic[ConfigT]):
 
     ``config_class`` must have a field ``precision``; `precisions` names its valid values. ``runtime_modules`` are what `load`
     imports: they are imported before memory is measured, so that a model's memory is not its runtime's. ``examples`` are as a
-    compressor's. ``run_alone``: lines of Python that run an artifact without leptonsdk, by a function ``run(entry, inputs)`` from the path
+    compressor's. ``takes_input_scales``: where calibration data is required, the scales of inputs that a checkpoint carries from
+    training do too. ``run_alone``: lines of Python that run an artifact without leptonsdk, by a function ``run(entry, inputs)`` from the path
     of its entry and arrays by name to arrays by name; None where only `load` can.
     """
 
@@ -255,6 +260,7 @@ class Backend(ABC, Generic[ConfigT]):
     precisions: ClassVar[tuple[str, ...]]
     runtime_modules: ClassVar[tuple[str, ...]] = ()
     examples: ClassVar[Sequence[Mapping[str, Any]]] = ({},)
+    takes_input_scales: ClassVar[bool] = True
     run_alone: ClassVar[str | None] = None
 
     def __init__(self, config: ConfigT) -> None:
@@ -270,6 +276,10 @@ class Backend(ABC, Generic[ConfigT]):
 
     def cannot_hold(self, scheme: Scheme | CodebookScheme) -> str | None:
         """Why the runtime cannot hold weights of a scheme as they are; None where it can. Asked of one that keeps integers."""
+        return None
+
+    def cannot_multiply(self, scheme: Scheme | CodebookScheme) -> str | None:
+        """Why an export with this config refuses weights of a scheme whose inputs have scales from training; None where it does not."""
         return None
 
     @classmethod

@@ -160,7 +160,7 @@ def check_order(
         if step.kind == "train":
             if not trained:
                 problems.append(source.problem(path, "it needs training data", "Add `data.train`."))
-            effects = {e for part in step.parts for e in plugins.get("compressor", part.plugin).capabilities.effects}
+            effects = {e for part in step.parts for e in plugins.get("compressor", part.plugin)(part.config).effects()}
             if (before := done.get("quantizes")) is not None and "quantizes" not in effects:
                 problems.append(
                     source.problem(
@@ -177,26 +177,38 @@ def check_order(
             continue
         path = ("export", index, export.plugin)
         backend = plugins.get("backend", export.plugin)(export.config)
-        if backend.calibration() == "required" and not calibrated and "calibrates" not in done:
+        carried = done.get("calibrates") if backend.takes_input_scales else None
+        if backend.calibration() == "required" and not calibrated and carried is None:
             problems.append(source.problem(path, "it needs calibration data", "Add `data.calibration`."))
         asked = [cost for cost in ("latency", "memory") if isinstance(gate, dict) and gate.get(cost)]
         if asked and (reason := backend.untimed()) is not None:
             message = f"its {' and '.join(asked)} cannot be measured on this system: {reason}"
             problems.append(source.problem(path, message, f"Leave {' and '.join(asked)} out of the gate."))
-        if "quantizes" in done and done.get("calibrates") != done["quantizes"]:
-            _check_integers(backend, path, done["quantizes"], _schemes(steps, plugins), source, problems)
+        schemes = _schemes(steps, plugins)
+        if carried in schemes and (reason := backend.cannot_multiply(schemes[carried])) is not None:
+            message = f"it cannot multiply the weights that '{carried}' quantizes ({schemes[carried].name}): {reason}"
+            hint = "Ask for `precision: auto`, or for one that computes with float activations."
+            problems.append(source.problem(path, message, hint))
+        elif "quantizes" in done:
+            _check_integers(backend, path, done["quantizes"], carried, schemes, source, problems)
 
 
 def _check_integers(
     backend: Backend[Any],
     path: Path_,
     quantizer: str,
+    carried: str | None,
     schemes: Mapping[str, Scheme | CodebookScheme],
     source: RecipeSource,
     problems: list[Problem],
 ) -> None:
-    """That a backend can hold the integers which the steps leave, or that it is known that it does not keep them."""
+    """That a backend can hold the integers which the steps leave, or that it is known that it does not keep them.
+
+    ``carried``: what trained them together with scales of inputs, if this backend takes such.
+    """
     if not (backend.keeps_integers() and schemes):
+        if quantizer == carried:
+            return
         message = f"the weights that '{quantizer}' quantizes are exported as the numbers they stand for"
         problems.append(source.problem(path, message, "Their size is the export's own precision.", "warning"))
         return
@@ -248,4 +260,4 @@ def _check_compressor(
                     f"{' or '.join(earlier)}",
                 )
             )
-    done.update(dict.fromkeys(cls.capabilities.effects, step.plugin))
+    done.update(dict.fromkeys(cls(step.config).effects(), step.plugin))

@@ -138,7 +138,7 @@ def _choices(steps: Sequence[Step | None], exports: Sequence[Step | None], plugi
                 path = ("steps", index, TRAIN, "with", place, part.plugin)
             choices.append(Choice(part, path, () if scheme is None else (scheme,)))
             # Scales of activations make a backend choose an integer product, whatever the weights' scheme is.
-            if scheme is not None and "calibrates" not in compressor.capabilities.effects:
+            if scheme is not None and "calibrates" not in compressor.effects():
                 schemes.append(scheme)
     for index, export in enumerate(exports):
         if export is not None:

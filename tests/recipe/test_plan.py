@@ -165,6 +165,44 @@ def test_integers_that_a_runtime_cannot_hold_are_said(recipe: dict[str, Any]) ->
     assert not held.warnings
 
 
+def trained(recipe: dict[str, Any], backend: str, precision: str, **qat: Any) -> dict[str, Any]:
+    """The recipe with quantization-aware training, and an export of that."""
+    data = {**recipe["data"], "train": recipe["data"]["eval"]}
+    steps = [{"train": {"with": [{"qat": qat}]}}]
+    return {**recipe, "data": data, "steps": steps, "export": [{backend: {"precision": precision}}]}
+
+
+STATIC = [("onnxruntime", "int8-static"), ("openvino", "int8")]
+
+
+@pytest.mark.parametrize(("backend", "precision"), STATIC)
+def test_scales_of_inputs_take_the_place_of_data_only_where_they_are_trained(
+    recipe: dict[str, Any], backend: str, precision: str
+) -> None:
+    assert not make_plan(trained(recipe, backend, precision), PLUGINS).warnings
+    found = problems(trained(recipe, backend, precision, activation_bits=None))
+    assert any("it needs calibration data" in problem for problem in found)
+
+
+def test_a_backend_that_takes_no_such_scales_needs_data(recipe: dict[str, Any]) -> None:
+    (found,) = problems(trained(recipe, "executorch", "int8-static"))
+    assert "it needs calibration data" in found
+
+
+@pytest.mark.parametrize(("backend", "precision"), STATIC)
+@pytest.mark.parametrize(
+    ("qat", "reason"),
+    [({"group_size": 16}, "one scale for each output channel"), ({"symmetric": False}, "zero points")],
+)
+def test_trained_integers_that_no_kernel_multiplies_are_said(
+    recipe: dict[str, Any], backend: str, precision: str, qat: dict[str, Any], reason: str
+) -> None:
+    (found,) = problems(trained(recipe, backend, precision, **qat))
+    assert "it cannot multiply the weights that 'qat' quantizes (W8A16" in found
+    assert reason in found
+    assert make_plan(trained(recipe, backend, "auto", **qat), PLUGINS).exports
+
+
 def test_what_cannot_be_timed_is_no_part_of_a_gate(recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     backend = PLUGINS.get("backend", "onnxruntime")
     monkeypatch.setattr(backend, "untimed", classmethod(lambda cls: "it computes by reference"))

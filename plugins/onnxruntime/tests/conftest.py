@@ -160,8 +160,8 @@ class Exports:
 
 @pytest.fixture(scope="session")
 def tiny(tiny: SimpleNamespace) -> SimpleNamespace:
-    """The models' makers, batches for them, and a step context; ``build`` makes those that all plugins test with."""
-    return SimpleNamespace(models=MODELS, batch=model_batch, context=make_context, build=tiny.build)
+    """The models' makers, batches for them, and a step context, beside what all plugins test with."""
+    return SimpleNamespace(**{**vars(tiny), "models": MODELS, "batch": model_batch, "context": make_context})
 
 
 _TRACES: dict[tuple[str, int], Any] = {}

@@ -53,7 +53,13 @@ def context_of(name: str, folder: Path, *, data: bool = True) -> StepContext:
 
 @pytest.fixture(scope="session")
 def make(tiny: Any) -> SimpleNamespace:
-    return SimpleNamespace(model=lambda name: model_of(tiny, name), batch=batch_of, context=context_of)
+    return SimpleNamespace(
+        model=lambda name: model_of(tiny, name),
+        batch=batch_of,
+        context=context_of,
+        with_input_scales=tiny.with_input_scales,
+        rounding_inputs=tiny.rounding_inputs,
+    )
 
 
 @pytest.fixture(scope="session")

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +14,6 @@ from leptonsdk_openvino.graph_integers import stored_ranges, stored_weights
 import leptonsdk as lepton
 from leptonsdk.checkpoint import Checkpoint
 from leptonsdk.errors import UsageError
-from leptonsdk.quantization.activations import InputScale
 
 KEPT = {"bert": ("classifier",), "llama": ("lm_head",)}
 
@@ -26,40 +22,7 @@ def with_input_scales(make: Any, name: str, *, targets: Any = ("Linear",), **sch
     """A checkpoint as training leaves it: integers by channel, and the range of what each layer reads."""
     options = {"targets": targets, "ignore": KEPT[name], **({"bit_width": 8} | scheme)}
     checkpoint = lepton.quantize_model(Checkpoint.of(make.model(name)), **options)
-    seen: dict[str, tuple[float, float]] = {}
-
-    def observe(module_name: str) -> Any:
-        return lambda module, inputs: seen.update({module_name: tuple(map(float, torch.aminmax(inputs[0])))})
-
-    linear = [n for n in checkpoint.quantized if isinstance(checkpoint.model.get_submodule(n), torch.nn.Linear)]
-    hooks = [checkpoint.model.get_submodule(n).register_forward_pre_hook(observe(n)) for n in linear]
-    with torch.no_grad():
-        checkpoint.model(**make.batch(name, 8, 8, seed=3))
-    for hook in hooks:
-        hook.remove()
-    tensors = dict(checkpoint.quantized)
-    for layer, (low, high) in seen.items():
-        scale = (max(high, 0) - min(low, 0)) / 255
-        given = InputScale(scale, round(-128 - min(low, 0) / scale))
-        tensors[layer] = dataclasses.replace(tensors[layer], input_scale=given)
-    return checkpoint.replace(quantized=tensors)
-
-
-@contextmanager
-def rounding_inputs(checkpoint: Checkpoint) -> Iterator[Any]:
-    """The checkpoint's model with the inputs of its layers rounded as their scales say."""
-
-    def rounded(scale: InputScale) -> Any:
-        return lambda module, inputs: (
-            torch.fake_quantize_per_tensor_affine(inputs[0], scale.scale, scale.zero_point, -128, 127),
-        )
-
-    scales = checkpoint.input_scales.items()
-    hooks = [checkpoint.model.get_submodule(n).register_forward_pre_hook(rounded(scale)) for n, scale in scales]
-    with torch.no_grad():
-        yield checkpoint.model
-    for hook in hooks:
-        hook.remove()
+    return make.with_input_scales(checkpoint, make.batch(name, 8, 8, seed=3))
 
 
 def export(checkpoint: Checkpoint, make: Any, name: str, folder: Path, **options: Any) -> Any:
@@ -116,7 +79,7 @@ def test_trained_layers_multiply_integers_and_others_floats(trained):
 def test_it_computes_what_the_fake_quantized_model_computes(trained, make):
     name, checkpoint, artifact = trained
     batch = make.batch(name, 4, 7, seed=11)
-    with rounding_inputs(checkpoint) as model:
+    with make.rounding_inputs(checkpoint) as model:
         wanted = model(**batch).logits
     with torch.no_grad():
         floats = checkpoint.model(**batch).logits
@@ -145,7 +108,7 @@ def test_few_bits_are_multiplied_as_integers_too(make, tmp_path):
     artifact = export(checkpoint, make, "bert", tmp_path)
     assert list(products(artifact).values()).count("i8") == len(checkpoint.quantized)
     batch = make.batch("bert", 4, 7, seed=11)
-    with rounding_inputs(checkpoint) as model:
+    with make.rounding_inputs(checkpoint) as model:
         wanted = model(**batch).logits
     found = OpenVINOBackend.load(artifact, threads=1)(**batch).logits
     assert torch.allclose(found, wanted, atol=0.02 * float(wanted.abs().max()))

@@ -46,9 +46,9 @@ def export_checkpoint(checkpoint: Checkpoint, folder: Path, config: CoreMLConfig
         UsageError: ``packed`` was asked of a checkpoint without integers, or with some that Core ML cannot hold.
     """
     model, task = checkpoint.model, checkpoint.task
-    if getattr(model.config, "is_encoder_decoder", False):
+    if model.config.is_encoder_decoder and model.can_generate():
         raise ExportError(
-            f"{type(model).__name__} is an encoder-decoder, and only models with one forward are converted",
+            f"{type(model).__name__} is an encoder-decoder that generates, and only models with one forward are converted",
             where="coreml",
             hint="export it with onnxruntime or openvino",
         )

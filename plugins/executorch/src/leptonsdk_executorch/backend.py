@@ -22,6 +22,7 @@ class ExecuTorchBackend(Backend[ExecuTorchConfig]):
     precisions: ClassVar[tuple[str, ...]] = PRECISIONS
     runtime_modules: ClassVar[tuple[str, ...]] = ("executorch.runtime",)
     examples = ({}, {"precision": "int8"})
+    takes_input_scales: ClassVar[bool] = False
     run_alone = """
 import json
 import pathlib

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from leptonsdk.hooks import Backend, Need, Runner, StepContext, StoredIntegers, WeightProfile
-from leptonsdk_onnxruntime.config import PRECISIONS, OnnxRuntimeConfig, why_not_packed
+from leptonsdk_onnxruntime.config import PRECISIONS, OnnxRuntimeConfig, why_not_int8, why_not_packed
 
 if TYPE_CHECKING:
     from leptonsdk.artifact import Artifact
@@ -41,6 +41,9 @@ def run(entry, inputs):
 
     def cannot_hold(self, scheme: Scheme | CodebookScheme) -> str | None:
         return why_not_packed(scheme)
+
+    def cannot_multiply(self, scheme: Scheme | CodebookScheme) -> str | None:
+        return why_not_int8(scheme, self.config.reduce_range) if self.config.precision == "int8-static" else None
 
     def version(self) -> str:
         return importlib.metadata.version("onnxruntime")

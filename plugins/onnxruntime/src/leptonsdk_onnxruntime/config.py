@@ -26,8 +26,9 @@ class OnnxRuntimeConfig(PluginConfig):
     precision: Precision = Field(
         default="auto",
         description="fp32; packed: the integers that the checkpoint carries, as they are, activations in float; int8-dynamic: int8 weights, activations quantized as they come, needs no data; int8-static: "
-        "activation ranges fixed from calibration data; int8: the better default of the two (int8-dynamic); auto: packed where the model carries integers, "
-        "int8-static where it carries scales of activations too, fp32 elsewhere.",
+        "activation ranges fixed from calibration data, or weights and ranges as the checkpoint carries them (qat); int8: the better "
+        "default of the two (int8-dynamic); auto: packed where the model carries integers, int8-static where it carries scales of "
+        "activations too and integers that int8 kernels have, fp32 elsewhere.",
     )
     opset: int = Field(
         default=23,
@@ -55,7 +56,7 @@ class OnnxRuntimeConfig(PluginConfig):
     reduce_range: bool = Field(
         default=False,
         description="Use 7 of the 8 bits for weights: needed on x86 CPUs with AVX2 but without VNNI, whose int8 kernels "
-        "saturate otherwise.",
+        "saturate otherwise. A checkpoint's own integers must have no more.",
     )
     activation_scales: ActivationScales = Field(
         default="auto",
@@ -95,9 +96,13 @@ class OnnxRuntimeConfig(PluginConfig):
 
     def resolved_precision(self, checkpoint: Checkpoint) -> str:
         """The precision that an artifact of this checkpoint states."""
-        if self.precision == "auto":
-            return "int8-static" if checkpoint.input_scales else "packed" if checkpoint.quantized else "fp32"
-        return DEFAULT_INT8 if self.precision == "int8" else self.precision
+        if self.precision != "auto":
+            return DEFAULT_INT8 if self.precision == "int8" else self.precision
+        if not checkpoint.quantized:
+            return "fp32"
+        trained = [checkpoint.quantized[name].scheme for name in checkpoint.input_scales]
+        multiplied = trained and not any(why_not_int8(scheme, self.reduce_range) for scheme in trained)
+        return "int8-static" if multiplied else "packed"
 
 
 def why_not_packed(scheme: Scheme | CodebookScheme) -> str | None:
@@ -107,3 +112,12 @@ def why_not_packed(scheme: Scheme | CodebookScheme) -> str | None:
     if scheme.group_size is not None and scheme.group_size % 16:
         return f"its kernel has blocks of 16, 32, 64, 128 or 256, which do not make groups of {scheme.group_size}"
     return None
+
+
+def why_not_int8(scheme: Scheme | CodebookScheme, reduce_range: bool) -> str | None:
+    """Why ONNX Runtime cannot multiply weights of a scheme with 8-bit activations as integers; None where it can."""
+    if not isinstance(scheme, Scheme) or not scheme.symmetric:
+        return "its int8 kernels have no zero points of weights"
+    if scheme.group_size:
+        return "its int8 kernels have one scale for each output channel"
+    return "`reduce_range` leaves weights 7 bits" if reduce_range and scheme.num_bits > 7 else None

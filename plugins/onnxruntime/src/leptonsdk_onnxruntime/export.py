@@ -11,7 +11,6 @@ import onnx_ir as ir
 
 from leptonsdk.artifact import Artifact
 from leptonsdk.checkpoint import hub_task
-from leptonsdk.errors import ExportError
 from leptonsdk.exporting import (
     GENERATIVE_TASKS,
     Inputs,
@@ -27,7 +26,6 @@ from leptonsdk.exporting import (
 )
 from leptonsdk.hooks import StepContext
 from leptonsdk.quantization import table_of
-from leptonsdk.quantization.activations import InputScale
 from leptonsdk_onnxruntime.config import OnnxRuntimeConfig
 from leptonsdk_onnxruntime.decoder import CACHE_PREFIX
 from leptonsdk_onnxruntime.export_seq2seq import trace_encoder_decoder
@@ -35,9 +33,10 @@ from leptonsdk_onnxruntime.export_torch import Traced, trace, trace_decoder, wri
 from leptonsdk_onnxruntime.graph import name_weights, pack_siblings, share_transposed, tidy
 from leptonsdk_onnxruntime.graph_attention import simplify_attention
 from leptonsdk_onnxruntime.graph_positions import narrow
-from leptonsdk_onnxruntime.quantize_graph import QuantizationReport, quantize_graph
+from leptonsdk_onnxruntime.quantize_graph import quantize_graph
 from leptonsdk_onnxruntime.quantize_packed import check_holds, lower
-from leptonsdk_onnxruntime.quantize_trained import only, trained_ranges
+from leptonsdk_onnxruntime.quantize_report import described
+from leptonsdk_onnxruntime.quantize_trained import check_multiplies, quantize_trained
 from leptonsdk_onnxruntime.runner import load_runner
 
 if TYPE_CHECKING:
@@ -57,18 +56,20 @@ def export_checkpoint(
 
     Raises:
         ExportError: The model cannot be traced, or the exported one disagrees with it.
-        UsageError: Calibration data is needed and not given.
+        UsageError: Calibration data is needed and not given, or ONNX Runtime cannot hold the checkpoint's integers.
     """
     import torch
 
     model, task, precision = checkpoint.model, checkpoint.task, config.resolved_precision(checkpoint)
     if precision == "packed":
         check_holds(checkpoint.quantized)
-    trained = checkpoint.input_scales if precision == "int8-static" else {}
-    if precision == "int8-static" and not trained:
+    trained = precision == "int8-static" and bool(checkpoint.input_scales)
+    if trained:
+        check_multiplies(checkpoint.quantized, config)
+    elif precision == "int8-static":
         context.calibration(config.calibration_batch_size)  # fails now rather than after the trace
     context.progress(0, _STEPS, "tracing")
-    seq2seq = bool(getattr(model.config, "is_encoder_decoder", False))
+    seq2seq = bool(model.config.is_encoder_decoder) and model.can_generate()
     decoder = hub_task(task) in GENERATIVE_TASKS and not seq2seq
     size = _DECODER_BATCH if decoder or seq2seq else _PARITY_BATCH
     samples = sample_batches(model, context, size, _PARITY_BATCHES)
@@ -86,13 +87,16 @@ def export_checkpoint(
         narrow(traced.model)
     context.progress(1, _STEPS, "quantizing" if precision != "fp32" else "saving")
     quantization: dict[str, Any] = {}
+    graphs = [traced.model for traced in parts.values()]
     if precision == "packed":
-        graphs = [traced.model for traced in parts.values()]
         int8 = config.packed_activations == "int8"
         packed = lower(graphs, checkpoint.quantized, int8_activations=int8, table_of=table_of(model))
         quantization = dict(zip(parts, packed, strict=True))
+    elif trained:
+        done = quantize_trained(graphs, checkpoint.quantized, config, table_of(model))
+        quantization = dict(zip(parts, done, strict=True))
     elif precision != "fp32":
-        quantization = {n: _quantize(traced, precision, config, model, trained, context) for n, traced in parts.items()}
+        quantization = {n: _quantize(traced, precision, config, model, context) for n, traced in parts.items()}
     context.progress(2, _STEPS, "saving")
     suffix = "" if precision == "fp32" else "_quantized"
     entries = {name: f"onnx/{name}{suffix}.onnx" for name in parts}
@@ -116,47 +120,19 @@ def export_checkpoint(
 
 
 def _quantize(
-    traced: Traced,
-    precision: str,
-    config: OnnxRuntimeConfig,
-    model: Any,
-    trained: Mapping[str, InputScale],
-    context: StepContext,
+    traced: Traced, precision: str, config: OnnxRuntimeConfig, model: Any, context: StepContext
 ) -> dict[str, Any]:
-    if trained:
-        config = only(config, traced.model, trained)
     pack_siblings(traced.model, config.ignore)
     names = [str(value.name) for value in traced.model.graph.inputs]
     decoder = any(name.startswith(CACHE_PREFIX) for name in names)
     attends = any(".encoder." in name for name in names)  # no data says what its cache holds: rounded as it comes
-    if precision == "int8-dynamic" or (attends and not trained):
+    if precision == "int8-dynamic" or attends:
         scales = "block" if decoder and config.activation_scales == "auto" else config.activation_scales
-        return _described(quantize_graph(traced.model, config, scales=scales), {"method": "dynamic"})
-    if trained:
-        report = quantize_graph(traced.model, config, trained_ranges(traced.model, config, trained), trained=True)
-        return _described(report, {"method": "trained"})
+        return described(quantize_graph(traced.model, config, scales=scales), {"method": "dynamic"})
     from leptonsdk_onnxruntime.calibrate import calibrate
 
     ranges, calibration = calibrate(traced.model, config, lambda: _calibration_batches(model, config, context), context)
-    return _described(quantize_graph(traced.model, config, ranges), calibration)
-
-
-def _described(report: QuantizationReport, calibration: Mapping[str, Any]) -> dict[str, Any]:
-    if not (report.matmuls or report.matmuls_by_rows or report.matmuls_in_blocks or report.embeddings):
-        raise ExportError(
-            "nothing was quantized", hint="`ignore` names every weight, or the model has none that is large"
-        )
-    return {
-        "matmuls": report.matmuls,
-        "matmuls_by_rows": report.matmuls_by_rows,
-        "matmuls_in_blocks": report.matmuls_in_blocks,
-        "embeddings": report.embeddings,
-        "embeddings_in_4_bits": report.embeddings_in_4_bits,
-        "kept_in_float": report.kept,
-        "weights": "int8, symmetric, one scale per output channel (embeddings: per row; in 4 bits: per block)",
-        "activations": "uint8, one scale per tensor (products by rows: one per row; in blocks: int8, one per row and block)",
-        "calibration": dict(calibration),
-    }
+    return described(quantize_graph(traced.model, config, ranges), calibration)
 
 
 def _calibration_batches(model: Any, config: OnnxRuntimeConfig, context: StepContext) -> Iterator[Inputs]:

@@ -145,11 +145,13 @@ def share_transposed(model: ir.Model) -> int:
     return shared
 
 
-def pack_siblings(model: ir.Model, ignore: tuple[str, ...] = ()) -> int:
-    """Merge the `MatMul`s that read one input (query, key and value), with their biases, into one and split its output; how
-    many were merged.
+def pack_siblings(model: ir.Model, ignore: tuple[str, ...] = ()) -> dict[str, list[str]]:
+    """Merge the `MatMul`s that read one input (query, key and value), with their biases, into one and split its output.
+
+    Returns:
+        The names of the weights that were put together, columns beside columns, by the new one's name.
     """
-    graph, merged = model.graph, 0
+    graph, merged = model.graph, dict[str, list[str]]()
     by_input: dict[ir.Value, list[ir.Node]] = {}
     for node in graph:
         if (
@@ -163,7 +165,9 @@ def pack_siblings(model: ir.Model, ignore: tuple[str, ...] = ()) -> int:
         if len(nodes) < 2 or len({id(node.inputs[1]) for node in nodes}) != len(nodes):
             continue
         first = nodes[0]
-        name = "+".join(str(node.inputs[1].name) for node in nodes)
+        parts = [str(node.inputs[1].name) for node in nodes]
+        name = "+".join(parts)
+        merged[name] = parts
         packed = add_initializer(graph, name, np.concatenate(weights, axis=1))
         sizes = add_initializer(graph, f"{name}.sizes", np.array([w.shape[1] for w in weights], np.int64))
         [product] = insert(first, "MatMul", [source, packed])
@@ -173,10 +177,9 @@ def pack_siblings(model: ir.Model, ignore: tuple[str, ...] = ()) -> int:
             known = [constant(add[1]) if add is not None else None for add in adds]
             biases = [np.zeros(w.shape[1], np.float32) if b is None else b for b, w in zip(known, weights, strict=True)]
             [product] = insert(first, "Add", [product, add_initializer(graph, f"{name}.bias", np.concatenate(biases))])
-        parts = insert(first, "Split", [product, sizes], outputs=len(nodes), axis=-1)
-        for node, add, part in zip(nodes, adds, parts, strict=True):
-            replace(node if add is None else add[0], part)
-        merged += len(nodes)
+        outputs = insert(first, "Split", [product, sizes], outputs=len(nodes), axis=-1)
+        for node, add, output in zip(nodes, adds, outputs, strict=True):
+            replace(node if add is None else add[0], output)
     RemoveUnusedNodesPass()(model)
     return merged
 

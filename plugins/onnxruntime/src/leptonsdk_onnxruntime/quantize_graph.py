@@ -9,7 +9,7 @@ ONNX Runtime fuses them when it opens the model.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
@@ -29,6 +29,7 @@ from leptonsdk_onnxruntime.graph import (
 )
 from leptonsdk_onnxruntime.quantize_blocks import block_product, block_size, gather_blocks, stored_blocks
 from leptonsdk_onnxruntime.quantize_halves import short_scale, store_in_half
+from leptonsdk_onnxruntime.quantize_report import QuantizationReport
 from leptonsdk_onnxruntime.quantize_rows import normalized_rows
 from leptonsdk_onnxruntime.quantize_scales import Floats, quantize_weight, weight_scales
 from leptonsdk_onnxruntime.quantize_tables import gather_4_bits, reads_tokens
@@ -65,18 +66,6 @@ class Linear:
         assert self.stored.shape is not None
         rows, columns = (int(dim) for dim in self.stored.shape)
         return columns > rows if self.transposed else rows > columns
-
-
-@dataclass
-class QuantizationReport:
-    """What was done, as an artifact tells it."""
-
-    matmuls: int = 0
-    matmuls_by_rows: int = 0
-    matmuls_in_blocks: int = 0
-    embeddings: int = 0
-    embeddings_in_4_bits: int = 0
-    kept: list[str] = field(default_factory=list)
 
 
 def find_linears(model: ir.Model, ignore: tuple[str, ...] = ()) -> list[Linear]:
@@ -118,17 +107,15 @@ def quantize_graph(
     ranges: Mapping[str, tuple[np.float32, np.uint8]] | None = None,
     *,
     scales: ActivationScales = "tensor",
-    trained: bool = False,
 ) -> QuantizationReport:
     """Quantize in place.
 
     Args:
-        model: Float graph.
+        model: Float graph. Where a weight's integers and scales stand in it already, by the weight's name, they are taken.
         config: Which weights stay, and how scales are chosen.
         ranges: Scale and zero point of every quantized activation by value name (static), or None (dynamic).
         scales: Dynamic: what an activation's scale covers; ``auto`` is rows where a product contracts. Where
             channels do not divide into blocks, rows take their place.
-        trained: The products' weights are multiples of scales that a checkpoint carries, which are kept to the bit.
     """
     report = QuantizationReport()
     in_blocks: set[str] = set()
@@ -152,10 +139,7 @@ def quantize_graph(
             continue
         replace(
             linear.node,
-            with_bias(
-                linear,
-                _integer_product(model.graph, linear, config, bits, ranges, activations, short=not trained),
-            ),
+            with_bias(linear, _integer_product(model.graph, linear, config, bits, ranges, activations)),
         )
         report.matmuls += 1
     if config.embeddings != "float":
@@ -170,20 +154,15 @@ def quantize_graph(
 
 
 def _stored_weight(
-    graph: ir.Graph, value: ir.Value, axis: int, config: OnnxRuntimeConfig, bits: int, *, short: bool = True
+    graph: ir.Graph, value: ir.Value, axis: int, config: OnnxRuntimeConfig, bits: int
 ) -> tuple[ir.Value, ir.Value]:
-    """The int8 copy of a matrix and its scales along ``axis`` [size of axis], made once however often it is used.
-
-    ``short``: the scales are such that fp16 can say them.
-    """
+    """The int8 copy of a matrix and its scales along ``axis`` [size of axis], made once however often it is used."""
     name = str(value.name)
     if f"{name}{QUANTIZED}" in graph.initializers:
         return graph.initializers[f"{name}{QUANTIZED}"], graph.initializers[f"{name}{SCALE}"]
     weight = float_matrix(value)
     assert weight is not None
-    scale = weight_scales(weight, axis, method=config.weight_scales, bits=bits)
-    if short:
-        scale = short_scale(scale)
+    scale = short_scale(weight_scales(weight, axis, method=config.weight_scales, bits=bits))
     integers = quantize_weight(weight, scale, bits=bits)
     return (
         add_initializer(graph, f"{name}{QUANTIZED}", integers),
@@ -198,12 +177,10 @@ def _integer_product(
     bits: int,
     ranges: Mapping[str, tuple[np.float32, np.uint8]] | None,
     activations: dict[ir.Value, list[ir.Value]],
-    *,
-    short: bool = True,
 ) -> ir.Value:
     """The product without its bias."""
     node, axis = linear.node, 0 if linear.transposed else 1
-    weight, weight_scale = _stored_weight(graph, linear.stored, axis, config, bits, short=short)
+    weight, weight_scale = _stored_weight(graph, linear.stored, axis, config, bits)
     if linear.transposed:
         weight = insert(node, "Transpose", [weight], perm=[1, 0])[0]
     source = node.inputs[0]  # not `linear.source`, which another rewrite may have replaced

@@ -142,7 +142,7 @@ def _lower(
             continue
         stored = float_matrix(linear.stored)
         assert stored is not None
-        _check_same(name, stored if linear.transposed else stored.T, tensor)
+        check_same(name, stored if linear.transposed else stored.T, tensor)
         values = weights.stored(name, tensor)
         inputs = [node.inputs[0], values.integers, values.scale, values.zero_point]
         [product] = insert(
@@ -165,7 +165,7 @@ def _lower(
         if table is None or node.attributes.get_int("axis", 0) != 0 or constant(node.inputs[1]) is not None:
             continue
         assert isinstance(tensor, QuantizedTensor)
-        _check_same(name, table, tensor)
+        check_same(name, table, tensor)
         replace(node, _look_up(node, weights.stored(name, tensor)))
         found.add(name)
     RemoveUnusedNodesPass()(model)
@@ -309,6 +309,7 @@ def _values(packed: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
     return both.reshape(*packed.shape[:-1], -1)
 
 
-def _check_same(module: str, weight: NDArray[np.float32], tensor: QuantizedTensor) -> None:
+def check_same(module: str, weight: NDArray[np.float32], tensor: QuantizedTensor) -> None:
+    """Raise an `ExportError` unless a graph's weight ``[out, in]`` is what its integers stand for."""
     if weight.shape != tensor.shape or not np.allclose(weight, tensor.dequantize(torch.float32).numpy(), atol=1e-6):
         raise ExportError("the graph's weight is not what its integers stand for", where=module)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from leptonsdk.hooks import Capabilities, PluginConfig, StepContext, TrainingCompressor
+from leptonsdk.hooks import Capabilities, Effect, PluginConfig, StepContext, TrainingCompressor
 from leptonsdk.quantization import PRESETS
 from leptonsdk_qat.config import QuantizationAwareTrainingConfig
 
@@ -51,6 +51,9 @@ class QuantizationAwareTraining(TrainingCompressor[QuantizationAwareTrainingConf
 
     def scheme(self) -> Scheme:
         return self.config.resolve()
+
+    def effects(self) -> frozenset[Effect]:
+        return self.capabilities.effects - (frozenset({"calibrates"}) if self.config.activation_bits is None else set())
 
     @property
     def quantizing(self) -> Quantizing:
