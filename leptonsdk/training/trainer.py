@@ -124,13 +124,22 @@ class CompressionTrainerMixin(_Mixed):  # type: ignore[misc]
     ) -> Any:
         """The Trainer's loss with the compressors' parts; in evaluation the Trainer's alone."""
         if not (self.compression and model.training):
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            given = {
+                "return_outputs": return_outputs,
+                "num_items_in_batch": num_items_in_batch,
+            }  # by name, as the Trainer does
+            return super().compute_loss(model, inputs, **given)
         asked = {**inputs, **{name: value for c in self.compression for name, value in c.model_inputs().items()}}
-        if "labels" not in inputs and not any(name in inputs for name in self.label_names):
-            outputs = model(**asked)  # of a model without a task: the compressors' parts are all that there is
-            loss = torch.zeros((), device=self.args.device)
+        labelled = "labels" in inputs or any(name in inputs for name in self.label_names)
+        if not labelled and not self._own_loss():
+            # The Trainer would refuse it. Without a loss of the model's own the compressors' parts are all that there is.
+            outputs = model(**asked)
+            loss = outputs.get("loss") if isinstance(outputs, Mapping) else None
+            loss = torch.zeros((), device=self.args.device) if loss is None else loss
         else:
-            loss, outputs = super().compute_loss(model, asked, True, num_items_in_batch)
+            loss, outputs = super().compute_loss(
+                model, asked, return_outputs=True, num_items_in_batch=num_items_in_batch
+            )
         # Compressors are to see a mean over this batch, whatever the Trainer divides by.
         share, rest = self._share(model, inputs, num_items_in_batch)
         loss = loss / (share * rest)
@@ -196,15 +205,23 @@ class CompressionTrainerMixin(_Mixed):  # type: ignore[misc]
             checkpoint = compressor.checkpoint(checkpoint)
         return checkpoint
 
+    def _own_loss(self) -> bool:
+        """Whether somebody computes a loss besides the model: the class that this is mixed into, or a function."""
+        theirs: Any = super().compute_loss
+        return theirs.__func__ is not Trainer.compute_loss or self.compute_loss_func is not None
+
     def _share(self, model: nn.Module, inputs: dict[str, Any], items: Any) -> tuple[Any, int]:
         """What the loss is of a mean over this batch: a share that belongs there, and a factor that does not.
 
         The Trainer has a model divide its loss by the items of all accumulated batches, ``num_items_in_batch``, and multiplies
-        it by the processes that this was gathered from, whether or not the model did so.
+        it by the processes that this was gathered from, whether or not the model did so. Where there is nothing to count, a loss
+        that says of itself that it is scaled (``loss_is_scaled_for_ga``, or a loss function) is a sum over accumulated batches.
         """
         labels = inputs.get("shift_labels", inputs.get("labels"))
-        if items is None or labels is None or not self.model_accepts_loss_kwargs:
-            return 1.0, 1
+        function = self.compute_loss_func is not None
+        if items is None or labels is None or not (self.model_accepts_loss_kwargs or function):
+            scaled = function if self.loss_is_scaled_for_ga is None else self.loss_is_scaled_for_ga
+            return 1 / getattr(self, "current_gradient_accumulation_steps", 1) if scaled else 1.0, 1
         if "shift_labels" not in inputs and getattr(self, "_loss_shifts_labels", False):
             labels = labels[..., 1:]
         processes = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
