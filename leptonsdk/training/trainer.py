@@ -16,6 +16,7 @@ from leptonsdk.errors import UsageError
 from leptonsdk.hooks import StepContext, TrainingCompressor
 from leptonsdk.quantization.tensor_codebook import AnyTensor
 from leptonsdk.training.sharding import check_sharding, gather
+from leptonsdk.training.zeros import Zeros
 
 if TYPE_CHECKING:
     from transformers import Trainer as _Mixed
@@ -48,6 +49,8 @@ class CompressionTrainerMixin(_Mixed):  # type: ignore[misc]
         compression: Compressors, in the order in which they act on the loss, those that distill before all others, and in
             which they finish.
         quantized: Integers behind the model's weights (``Checkpoint.quantized``), for a compressor that goes on from them.
+        keep_zeros: Weights of linear layers that are zero when the training begins stay zero: for a model that was pruned before,
+            which training would fill again. Off by default; a recipe's training step turns it on where an earlier step prunes.
 
     Raises:
         UsageError: `model_init` is given: each trial would need compressors of its own; or a compressor may not follow another;
@@ -55,12 +58,14 @@ class CompressionTrainerMixin(_Mixed):  # type: ignore[misc]
     """
 
     model: Any
+    _zeros: Zeros | None
 
     def __init__(
         self,
         *args: Any,
         compression: Sequence[TrainingCompressor[Any]] = (),
         quantized: Mapping[str, AnyTensor] | None = None,
+        keep_zeros: bool = False,
         **kwargs: Any,
     ) -> None:
         if compression and kwargs.get("model_init") is not None:
@@ -92,6 +97,7 @@ class CompressionTrainerMixin(_Mixed):  # type: ignore[misc]
             for group in compressor.parameter_groups()
         ]
         self._scaled: bool | None = None
+        self._keep_zeros, self._zeros = keep_zeros, None
         self.add_callback(_Schedules(self))
 
     @property
@@ -148,6 +154,23 @@ class CompressionTrainerMixin(_Mixed):  # type: ignore[misc]
         loss = loss * share
         return (loss, outputs) if return_outputs else loss
 
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """The Trainer's, with no gradient for zeros that are to stay."""
+        loss: torch.Tensor = super().training_step(*args, **kwargs)
+        if self._zeros is not None:
+            self._zeros.hold_gradients()
+        return loss
+
+    def note_zeros(self) -> None:
+        """Called when the training begins, with the weights that it begins with, of a checkpoint where it goes on."""
+        if self._keep_zeros:
+            self._zeros = Zeros(self.accelerator.unwrap_model(self.model))
+
+    def restore_zeros(self) -> None:
+        """Called after every step of the optimizer."""
+        if self._zeros is not None:
+            self._zeros.restore()
+
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """Writes a checkpoint under the names that the model has in memory.
 
@@ -184,7 +207,7 @@ class CompressionTrainerMixin(_Mixed):  # type: ignore[misc]
             model = compressor.finalize(model, self.compression_context)
         if self._use_cache is not None:
             model.config.use_cache = self._use_cache  # the Trainer's own choice is for its forwards only
-        self.compression, self._groups, self.optimizer = (), [], None
+        self.compression, self._groups, self.optimizer, self._zeros = (), [], None, None
         self.model = self.model_wrapped = model
         return model
 
@@ -285,9 +308,11 @@ class _Schedules(TrainerCallback):  # type: ignore[misc]
         self._trainer = trainer
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._trainer.note_zeros()
         self._update()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._trainer.restore_zeros()  # before a compressor looks at the weights
         self._update()
 
     def _update(self) -> None:
