@@ -114,7 +114,8 @@ class Distillation(TrainingCompressor[DistillationConfig]):
         return self._session.loss(model, inputs, outputs, loss)
 
     def logs(self) -> Mapping[str, float]:
-        """Means since the last call: each term without its weight, and the share of rows that the cache served."""
+        """Means since the last call: the task's loss and each term without its weight, the temperature of the logits' term, and the
+        share of rows that the cache served."""
         return {} if self._session is None else self._session.logs()
 
     def finalize(self, model: nn.Module, context: StepContext) -> nn.Module:
