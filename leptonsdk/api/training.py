@@ -86,6 +86,8 @@ def distill_model(
     *,
     train_data: Any,
     student_layers: int | Sequence[int] | None = None,
+    student_heads: int | None = None,
+    student_intermediate_size: int | None = None,
     args: Mapping[str, Any] | None = None,
     columns: Mapping[str, str] | None = None,
     limit: int | None = None,
@@ -100,9 +102,11 @@ def distill_model(
 
     Args:
         model: The student: a checkpoint, a transformers model, or a reference as `load_model` takes it. It is left as it is.
-        teacher: The same, for the same task; with `student_layers` the whole model by default.
+        teacher: The same, for the same task; where a student is cut from the model, the whole model by default.
         train_data: Data of its task, as `evaluate` takes it.
         student_layers: The student is the model with so many of its blocks, evenly spread, or those with these numbers.
+        student_heads: It keeps so many heads of each attention, those with the largest weights.
+        student_intermediate_size: It keeps so many neurons of each feed-forward network, those with the largest weights.
         args: Fields of `transformers.TrainingArguments`.
         columns: Role to column.
         limit: Train on this many rows, drawn with the seed.
@@ -119,10 +123,16 @@ def distill_model(
     """
     plugins = plugins or installed_plugins()
     distillation = first_party(plugins, "distillation", "distillation")
-    if teacher is None and student_layers is None:
-        raise UsageError("there is nothing to learn", where="distill_model", hint="give a teacher, or student_layers")
+    cut = {
+        "student_layers": student_layers,
+        "student_heads": student_heads,
+        "student_intermediate_size": student_intermediate_size,
+    }
+    if teacher is None and all(value is None for value in cut.values()):
+        hint = f"give a teacher, or {', '.join(cut)}"
+        raise UsageError("there is nothing to learn", where="distill_model", hint=hint)
     checkpoint = as_checkpoint(model)
-    fields = {**_lessons(checkpoint.task, plugins), "student_layers": student_layers, **config}
+    fields = {**_lessons(checkpoint.task, plugins), **cut, **config}
     given = {} if teacher is None else {"teacher": as_checkpoint(teacher, checkpoint.task)}
     compression = [_made("distill_model", distillation, fields, **given)]
     settings = EvaluationSettings(max_length=max_length, options=dict(options or {}))

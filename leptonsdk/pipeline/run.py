@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from leptonsdk.artifact import Artifact
 from leptonsdk.errors import LeptonError, RunError
@@ -18,6 +18,7 @@ from leptonsdk.pipeline import fingerprints
 from leptonsdk.pipeline.display import Display
 from leptonsdk.pipeline.store import RunStore, key_of
 from leptonsdk.recipe import Plan, Step
+from leptonsdk.recipe.training import TrainConfig
 
 if TYPE_CHECKING:
     from leptonsdk.checkpoint import Checkpoint
@@ -246,18 +247,26 @@ class _Execution:
             checkpoint = self.checkpoint(previous)
             context = self.context(step, previous, False)
             compression = [self.plugins.get("compressor", part.plugin)(part.config) for part in step.parts]
-            args, data = step.config.args, self.data("train")  # type: ignore[attr-defined]
+            config, data = cast(TrainConfig, step.config), self.data("train")
+            asked = {"args": config.args, "settings": self.settings(), "keep_zeros": self.keeps_zeros(step, config)}
             result = self.guarded(
                 step,
                 context,
-                lambda: train(
-                    checkpoint, data, compression, self.plugins, context, args=args, settings=self.settings()
-                ),
+                lambda: train(checkpoint, data, compression, self.plugins, context, **asked),
             )
             result.save(folder)
             return {"plugin": step.plugin, "version": step.version, "config": step.config.model_dump(mode="json")}
 
         self.do(f"steps/{step.name}", "train", self.keys[step.name], work)
+
+    def keeps_zeros(self, step: Step, config: TrainConfig) -> bool:
+        """Whether zeros are to stay in a training: as it is said, or where an earlier step has left some."""
+        if config.keep_zeros is not None:
+            return config.keep_zeros
+        before = self.plan.steps[: self.plan.steps.index(step)]
+        done = [part for one in before for part in (one.parts if one.kind == "train" else (one,))]
+        made = [self.plugins.get("compressor", part.plugin) for part in done]
+        return any("sparsifies" in cls.capabilities.effects for cls in made)
 
     def export(self, step: Step, previous: str) -> None:
         """Export the last checkpoint to a backend."""

@@ -36,6 +36,11 @@ class TrainConfig(PluginConfig):
         description="Compressors that act inside the run, in order; none: fine-tuning.",
     )
 
+    keep_zeros: bool | None = Field(
+        None,
+        description="Weights that are zero when the training begins stay zero. Default: where an earlier step prunes.",
+    )
+
     @field_validator("compressors", mode="before")
     @classmethod
     def _named(cls, value: Any) -> Any:

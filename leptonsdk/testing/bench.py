@@ -65,7 +65,13 @@ def context_for(checkpoint: Checkpoint, folder: Path, capabilities: Capabilities
 
 
 def compress(
-    plugin: type[Any], config: Config, checkpoint: Checkpoint, folder: Path | None = None, **changes: Any
+    plugin: type[Any],
+    config: Config,
+    checkpoint: Checkpoint,
+    folder: Path | None = None,
+    *,
+    keep_zeros: bool = False,
+    **changes: Any,
 ) -> Checkpoint:
     """The checkpoint that a compressor makes; a training compressor's after two steps of a Trainer.
 
@@ -74,6 +80,7 @@ def compress(
         config: Its config's fields.
         checkpoint: What it starts from.
         folder: Its scratch folder; default: one for this call.
+        keep_zeros: As a recipe's training step has it after one that prunes.
         changes: Fields of the `StepContext` to set otherwise.
     """
     with tempfile.TemporaryDirectory() as scratch:
@@ -81,7 +88,7 @@ def compress(
         if issubclass(plugin, TrainingCompressor):
             from leptonsdk.testing.trainer import train
 
-            return train([made(plugin, config)], checkpoint, where)
+            return train([made(plugin, config)], checkpoint, where, keep_zeros=keep_zeros)
         result: Checkpoint = made(plugin, config).compress(
             checkpoint, context_for(checkpoint, where, plugin.capabilities, **changes)
         )

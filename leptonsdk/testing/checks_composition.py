@@ -130,7 +130,8 @@ def _follow(first: Step, second: Step, name: str) -> None:
         if library_method(before.model) is not None:
             return  # layers of transformers' own are not compressed further
         given = before.replace(model=copy.deepcopy(before.model))
-        after = _work(lambda: compress(two, two_config, given), where)
+        sparse = "sparsifies" in one.capabilities.effects  # a recipe's run decides so too
+        after = _work(lambda: compress(two, two_config, given, keep_zeros=sparse), where)
     except UsageError:
         return  # one of them says what it cannot do
     _check(before, after, one, two, where)
@@ -149,7 +150,7 @@ def _work(work: Any, where: str) -> Checkpoint:
 
 def _check(before: Checkpoint, after: Checkpoint, one: type[Any], two: type[Any], where: str) -> None:
     if "sparsifies" in one.capabilities.effects and two.capabilities.preserves_zeros:
-        lost = _filled(before, after, two)
+        lost = filled(weights(before), weights(after))
         expect(not lost, f"zeros of the first are no longer zero after the second: {listed(lost)}", where)
     goes_on = issubclass(two, TrainingCompressor) and "quantizes" in two.capabilities.effects
     if before.quantized and not goes_on:
@@ -168,11 +169,6 @@ def _integers(checkpoint: Checkpoint, name: str) -> Tensor:
     tensor: Any = checkpoint.quantized[name]
     found: Tensor = tensor.integers if hasattr(tensor, "integers") else tensor.indices
     return found
-
-
-def _filled(before: Checkpoint, after: Checkpoint, second: type[Any]) -> list[str]:
-    # A Trainer moves every weight, whatever a compressor in it preserves: only its own work counts there.
-    return [] if issubclass(second, TrainingCompressor) else filled(weights(before), weights(after))
 
 
 def _together(first: Step, second: Step, name: str) -> None:

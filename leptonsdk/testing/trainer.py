@@ -21,7 +21,12 @@ STEPS = 2
 
 
 def trainer_for(
-    compression: Sequence[TrainingCompressor[Any]], checkpoint: Checkpoint, folder: Path, **arguments: Any
+    compression: Sequence[TrainingCompressor[Any]],
+    checkpoint: Checkpoint,
+    folder: Path,
+    *,
+    keep_zeros: bool = False,
+    **arguments: Any,
 ) -> CompressionTrainer:
     """A Trainer of a copy of a tiny model, for two steps of four rows."""
     fields: dict[str, Any] = {
@@ -45,6 +50,7 @@ def trainer_for(
         data_collator=_collate,
         compression=compression,
         quantized=checkpoint.quantized,
+        keep_zeros=keep_zeros,
     )
     trainer.remove_callback(PrinterCallback)
     return trainer

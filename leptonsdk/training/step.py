@@ -30,6 +30,7 @@ def train(
     *,
     args: Mapping[str, Any],
     settings: EvaluationSettings | None = None,
+    keep_zeros: bool = False,
 ) -> Checkpoint:
     """The checkpoint after a training run; the given one stays as it was.
 
@@ -41,6 +42,7 @@ def train(
         context: Its folder keeps the Trainer's checkpoints until the step is done.
         args: Fields of `transformers.TrainingArguments`.
         settings: Length and options of the inputs.
+        keep_zeros: Weights that are zero stay zero (`CompressionTrainer`).
 
     Raises:
         UsageError: The checkpoint is quantized and no compressor goes on from integers, or the arguments do not fit each other.
@@ -65,6 +67,7 @@ def train(
         data_collator=collate,
         compression=compression,
         quantized=checkpoint.quantized,
+        keep_zeros=keep_zeros,
         callbacks=[_Progress(context)],
     )
     trainer.remove_callback(PrinterCallback)

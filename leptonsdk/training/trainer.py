@@ -16,6 +16,7 @@ from leptonsdk.errors import UsageError
 from leptonsdk.hooks import StepContext, TrainingCompressor
 from leptonsdk.quantization.tensor_codebook import AnyTensor
 from leptonsdk.training.sharding import check_sharding, gather
+from leptonsdk.training.zeros import Zeros
 
 if TYPE_CHECKING:
     from transformers import Trainer as _Mixed
@@ -48,6 +49,8 @@ class CompressionTrainerMixin(_Mixed):  # type: ignore[misc]
         compression: Compressors, in the order in which they act on the loss, those that distill before all others, and in
             which they finish.
         quantized: Integers behind the model's weights (``Checkpoint.quantized``), for a compressor that goes on from them.
+        keep_zeros: Weights of linear layers that are zero when the training begins stay zero: for a model that was pruned before,
+            which training would fill again. Off by default; a recipe's training step turns it on where an earlier step prunes.
 
     Raises:
         UsageError: `model_init` is given: each trial would need compressors of its own; or a compressor may not follow another;
@@ -55,12 +58,14 @@ class CompressionTrainerMixin(_Mixed):  # type: ignore[misc]
     """
 
     model: Any
+    _zeros: Zeros | None
 
     def __init__(
         self,
         *args: Any,
         compression: Sequence[TrainingCompressor[Any]] = (),
         quantized: Mapping[str, AnyTensor] | None = None,
+        keep_zeros: bool = False,
         **kwargs: Any,
     ) -> None:
         if compression and kwargs.get("model_init") is not None:
@@ -92,6 +97,7 @@ class CompressionTrainerMixin(_Mixed):  # type: ignore[misc]
             for group in compressor.parameter_groups()
         ]
         self._scaled: bool | None = None
+        self._keep_zeros, self._zeros = keep_zeros, None
         self.add_callback(_Schedules(self))
 
     @property
@@ -124,13 +130,22 @@ class CompressionTrainerMixin(_Mixed):  # type: ignore[misc]
     ) -> Any:
         """The Trainer's loss with the compressors' parts; in evaluation the Trainer's alone."""
         if not (self.compression and model.training):
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            given = {
+                "return_outputs": return_outputs,
+                "num_items_in_batch": num_items_in_batch,
+            }  # by name, as the Trainer does
+            return super().compute_loss(model, inputs, **given)
         asked = {**inputs, **{name: value for c in self.compression for name, value in c.model_inputs().items()}}
-        if "labels" not in inputs and not any(name in inputs for name in self.label_names):
-            outputs = model(**asked)  # of a model without a task: the compressors' parts are all that there is
-            loss = torch.zeros((), device=self.args.device)
+        labelled = "labels" in inputs or any(name in inputs for name in self.label_names)
+        if not labelled and not self._own_loss():
+            # The Trainer would refuse it. Without a loss of the model's own the compressors' parts are all that there is.
+            outputs = model(**asked)
+            loss = outputs.get("loss") if isinstance(outputs, Mapping) else None
+            loss = torch.zeros((), device=self.args.device) if loss is None else loss
         else:
-            loss, outputs = super().compute_loss(model, asked, True, num_items_in_batch)
+            loss, outputs = super().compute_loss(
+                model, asked, return_outputs=True, num_items_in_batch=num_items_in_batch
+            )
         # Compressors are to see a mean over this batch, whatever the Trainer divides by.
         share, rest = self._share(model, inputs, num_items_in_batch)
         loss = loss / (share * rest)
@@ -138,6 +153,23 @@ class CompressionTrainerMixin(_Mixed):  # type: ignore[misc]
             loss = compressor.loss(model, inputs, outputs, loss)
         loss = loss * share
         return (loss, outputs) if return_outputs else loss
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """The Trainer's, with no gradient for zeros that are to stay."""
+        loss: torch.Tensor = super().training_step(*args, **kwargs)
+        if self._zeros is not None:
+            self._zeros.hold_gradients()
+        return loss
+
+    def note_zeros(self) -> None:
+        """Called when the training begins, with the weights that it begins with, of a checkpoint where it goes on."""
+        if self._keep_zeros:
+            self._zeros = Zeros(self.accelerator.unwrap_model(self.model))
+
+    def restore_zeros(self) -> None:
+        """Called after every step of the optimizer."""
+        if self._zeros is not None:
+            self._zeros.restore()
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """Writes a checkpoint under the names that the model has in memory.
@@ -175,7 +207,7 @@ class CompressionTrainerMixin(_Mixed):  # type: ignore[misc]
             model = compressor.finalize(model, self.compression_context)
         if self._use_cache is not None:
             model.config.use_cache = self._use_cache  # the Trainer's own choice is for its forwards only
-        self.compression, self._groups, self.optimizer = (), [], None
+        self.compression, self._groups, self.optimizer, self._zeros = (), [], None, None
         self.model = self.model_wrapped = model
         return model
 
@@ -196,15 +228,23 @@ class CompressionTrainerMixin(_Mixed):  # type: ignore[misc]
             checkpoint = compressor.checkpoint(checkpoint)
         return checkpoint
 
+    def _own_loss(self) -> bool:
+        """Whether somebody computes a loss besides the model: the class that this is mixed into, or a function."""
+        theirs: Any = super().compute_loss
+        return theirs.__func__ is not Trainer.compute_loss or self.compute_loss_func is not None
+
     def _share(self, model: nn.Module, inputs: dict[str, Any], items: Any) -> tuple[Any, int]:
         """What the loss is of a mean over this batch: a share that belongs there, and a factor that does not.
 
         The Trainer has a model divide its loss by the items of all accumulated batches, ``num_items_in_batch``, and multiplies
-        it by the processes that this was gathered from, whether or not the model did so.
+        it by the processes that this was gathered from, whether or not the model did so. Where there is nothing to count, a loss
+        that says of itself that it is scaled (``loss_is_scaled_for_ga``, or a loss function) is a sum over accumulated batches.
         """
         labels = inputs.get("shift_labels", inputs.get("labels"))
-        if items is None or labels is None or not self.model_accepts_loss_kwargs:
-            return 1.0, 1
+        function = self.compute_loss_func is not None
+        if items is None or labels is None or not (self.model_accepts_loss_kwargs or function):
+            scaled = function if self.loss_is_scaled_for_ga is None else self.loss_is_scaled_for_ga
+            return 1 / getattr(self, "current_gradient_accumulation_steps", 1) if scaled else 1.0, 1
         if "shift_labels" not in inputs and getattr(self, "_loss_shifts_labels", False):
             labels = labels[..., 1:]
         processes = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
@@ -268,9 +308,11 @@ class _Schedules(TrainerCallback):  # type: ignore[misc]
         self._trainer = trainer
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._trainer.note_zeros()
         self._update()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._trainer.restore_zeros()  # before a compressor looks at the weights
         self._update()
 
     def _update(self) -> None:

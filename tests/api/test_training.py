@@ -43,6 +43,10 @@ def test_a_student_is_cut_from_its_teacher(bert_folder: Path, sentences: Rows) -
     student = lepton.distill_model(bert_folder, train_data=sentences, student_layers=1, args=ARGS, temperature=4.0)
     assert student.model.config.num_hidden_layers == 1
     assert student.processor is not None
+    narrow = {"student_layers": 1, "student_heads": 2, "student_intermediate_size": 24}
+    student = lepton.distill_model(bert_folder, train_data=sentences, args=ARGS, **narrow)
+    layer = student.model.bert.encoder.layer[0]
+    assert (layer.attention.self.query.out_features, layer.intermediate.dense.out_features) == (16, 24)
 
 
 @pytest.mark.parametrize("kind", ["folder", "checkpoint", "model"])
@@ -68,7 +72,7 @@ def test_what_cannot_be_done_is_said(bert_folder: Path, sentences: Rows) -> None
         lepton.prune_model(bert_folder, sentences, sparsity=2.0)
     with pytest.raises(UsageError, match="has no 'num_train_epoch'"):
         lepton.prune_model(bert_folder, sentences, sparsity=0.5, args={"num_train_epoch": 1})
-    with pytest.raises(UsageError, match="nothing to learn.*student_layers"):
+    with pytest.raises(UsageError, match="nothing to learn.*student_layers, student_heads"):
         lepton.distill_model(bert_folder, train_data=sentences)
     plugins = load_plugins(only=[])
     with pytest.raises(MissingPluginError, match="pip install leptonsdk-movement-pruning"):

@@ -90,6 +90,29 @@ def test_a_quantized_model_recovers_in_training(tmp_path: Path, bert_folder: Pat
         assert not torch.equal(recovered.quantized[name].integers, tensor.integers)
 
 
+@pytest.mark.parametrize("part", [{"distillation": {}}, {"qat": {}}], ids=["distillation", "qat"])
+def test_recovery_after_a_sparse_step_keeps_its_zeros(
+    tmp_path: Path, bert_folder: Path, tsv: Path, part: dict[str, Any]
+) -> None:
+    recipe = content(bert_folder, tsv)
+    recovery = {"args": {"max_steps": 3, "learning_rate": 1e-2}, "with": [part]}
+    recipe["steps"] = [{"wanda": {"sparsity": 0.5}}, {"train": recovery}]
+    for unasked in ("export", "profile", "gate"):
+        del recipe[unasked]
+    lepton.compress(recipe, tmp_path / "run")
+    sparse, recovered = (
+        dict(lepton.load_model(tmp_path / "run" / "steps" / name).model.named_parameters())
+        for name in ("01-wanda", "02-train")
+    )
+    cut = [name for name, weight in sparse.items() if weight.ndim == 2 and float((weight == 0).float().mean()) > 0.4]
+    assert len(cut) >= 12
+    for name in cut:
+        assert not torch.equal(recovered[name], sparse[name]), "it was trained"
+        assert not bool(recovered[name][sparse[name] == 0].any()), name
+        if "distillation" in part:
+            assert torch.equal(recovered[name] == 0, sparse[name] == 0), name
+
+
 def test_a_killed_training_goes_on(tmp_path: Path, bert_folder: Path, tsv: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(content(bert_folder, tsv, num_train_epochs=40, save_steps=5)), encoding="utf-8")

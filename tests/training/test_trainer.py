@@ -224,3 +224,87 @@ def test_penalties_are_not_weighed_with_the_task(kit: Any, tmp_path: Path) -> No
         inputs = next(iter(trainer.get_train_dataloader()))
         losses.append(float(trainer.compute_loss(trainer.model.train(), inputs)))
     assert losses[0] == losses[1] == pytest.approx(0.1 * losses[2] + 7.0)
+
+
+class Contrastive(transformers.Trainer):
+    """A loss of its own on batches without labels: rows and their pairs come near, or go apart, as ``near`` says."""
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        inputs = dict(inputs)
+        others, near = inputs.pop("others"), inputs.pop("near")
+        outputs = model(**inputs)
+        apart = (outputs.logits - model(others).logits).square().sum(-1)
+        loss = torch.where(near, apart, (1 - apart).relu()).mean()
+        return (loss, outputs) if return_outputs else loss
+
+
+def scattered(kit: Any) -> Any:
+    """A classifier whose logits differ enough for such a loss to matter."""
+    model = kit.classifier()
+    model.classifier.weight.data.mul_(30)
+    return model
+
+
+def pairs(kit: Any, count: int = 32) -> list[dict[str, Any]]:
+    ids = [row["input_ids"] for row in kit.rows(count)]
+    return [{"input_ids": one, "others": one.flip(0), "near": bool(one[0] % 2)} for one in ids]
+
+
+def test_a_trainer_with_a_loss_of_its_own_keeps_it_without_labels(kit: Any, tmp_path: Path) -> None:
+    class Mine(CompressionTrainerMixin, Contrastive):
+        pass
+
+    args = kit.arguments(tmp_path, remove_unused_columns=False)
+    plain = Contrastive(scattered(kit), args, train_dataset=pairs(kit))
+    ours = Mine(scattered(kit), args, train_dataset=pairs(kit), compression=[kit.Shrinker()])
+    inputs = next(iter(plain.get_train_dataloader()))
+    loss, outputs = plain.compute_loss(plain.model.train(), inputs, return_outputs=True)
+    total = ours.compute_loss(ours.model.train(), inputs)
+    assert float(total) == pytest.approx(0.5 * float(loss) + 0.1 * float(outputs.logits.square().mean()))
+    assert float(loss) > 0.01
+
+
+SGD = {"optim": "sgd", "max_grad_norm": 0.0, "lr_scheduler_type": "constant", "learning_rate": 0.1}
+
+
+@pytest.mark.parametrize("own", ["method", "function"])
+def test_a_loss_without_labels_is_scaled_for_accumulated_batches(kit: Any, tmp_path: Path, own: str) -> None:
+    """A function divides by the accumulated batches itself: the Trainer takes what it gives as it is."""
+
+    class Mine(CompressionTrainerMixin, Contrastive if own == "method" else transformers.Trainer):
+        pass
+
+    def trained(steps: int, penalty: float = 0.1) -> Any:
+        args = kit.arguments(
+            tmp_path, per_device_train_batch_size=8 // steps, gradient_accumulation_steps=steps,
+            remove_unused_columns=False, **SGD,
+        )  # fmt: skip
+        function = lambda outputs, labels, num_items_in_batch: (outputs.logits - 1).square().mean() / steps  # noqa: E731
+        data = pairs(kit) if own == "method" else [{"input_ids": row["input_ids"]} for row in kit.rows()]
+        more = {} if own == "method" else {"compute_loss_func": function}
+        trainer = Mine(scattered(kit), args, train_dataset=data, compression=[kit.Shrinker(penalty)], **more)
+        trainer.train()
+        return weights(trainer)
+
+    large, small = trained(1), trained(4)
+    assert_close(large, small, 1e-5)
+    for other in (
+        trained(1, penalty=0.2),
+        scattered(kit).state_dict(),
+    ):  # both parts of the loss have moved the weights
+        assert not torch.allclose(large["classifier.weight"], other["classifier.weight"], atol=1e-3)
+
+
+def test_a_model_that_gives_a_loss_without_labels_keeps_it(kit: Any, tmp_path: Path) -> None:
+    class Rebuilding(transformers.BertForSequenceClassification):  # as a masked autoencoder does
+        def forward(self, input_ids: Any, labels: Any = None) -> Any:
+            logits = super().forward(input_ids).logits
+            return transformers.modeling_outputs.SequenceClassifierOutput(logits.square().mean() + 3.0, logits)
+
+    model = Rebuilding(kit.classifier().config)
+    data = [{"input_ids": row["input_ids"]} for row in kit.rows(8)]
+    trainer = CompressionTrainer(model, kit.arguments(tmp_path), train_dataset=data, compression=[kit.Shrinker(0.0)])
+    inputs = next(iter(trainer.get_train_dataloader()))
+    assert float(trainer.compute_loss(trainer.model.train(), inputs)) > 1.5

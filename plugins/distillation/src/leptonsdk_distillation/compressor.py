@@ -76,18 +76,18 @@ class Distillation(TrainingCompressor[DistillationConfig]):
         self._session: Session | None = None
 
     def student(self, model: ModuleT) -> ModuleT:
-        """The model to train: a copy with only the blocks that ``student_layers`` names, or the model itself.
+        """The model to train: a copy with only the blocks, heads and neurons that the config leaves, or the model itself.
 
         Where no teacher is given, the model as it is now becomes the teacher.
         """
-        cut = self.config.student_layers
+        cut = self.config.student
         if self._teacher is None and self.config.teacher is None:
-            self._teacher = copy.deepcopy(model) if cut is None else model
-        if cut is None:
+            self._teacher = model if cut else copy.deepcopy(model)
+        if not cut:
             return model
         from leptonsdk_distillation.students import make_student
 
-        return make_student(model, cut)
+        return make_student(model, **cut)
 
     def prepare(self, model: nn.Module, context: StepContext) -> None:
         """Load the teacher, check that it and the model speak of the same things, add projections where widths differ.
@@ -114,7 +114,8 @@ class Distillation(TrainingCompressor[DistillationConfig]):
         return self._session.loss(model, inputs, outputs, loss)
 
     def logs(self) -> Mapping[str, float]:
-        """Means since the last call: each term without its weight, and the share of rows that the cache served."""
+        """Means since the last call: the task's loss and each term without its weight, the temperature of the logits' term, and the
+        share of rows that the cache served."""
         return {} if self._session is None else self._session.logs()
 
     def finalize(self, model: nn.Module, context: StepContext) -> nn.Module:

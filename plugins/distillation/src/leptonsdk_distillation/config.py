@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -54,6 +54,17 @@ class DistillationConfig(PluginConfig):
         None,
         description="Make the student from the model: keep so many blocks, evenly spread, or those with these numbers",
     )
+    student_heads: int | None = Field(
+        None,
+        gt=0,
+        description="Make the student from the model: keep so many heads of each attention, those with the largest weights",
+    )
+    student_intermediate_size: int | None = Field(
+        None,
+        gt=0,
+        description="Make the student from the model: keep so many neurons of each feed-forward network, those with the largest "
+        "weights",
+    )
     trust_remote_code: bool = Field(False, description="Run code that the teacher's repository holds")
 
     @model_validator(mode="after")
@@ -61,6 +72,16 @@ class DistillationConfig(PluginConfig):
         if self.top_k is not None and not self.cache:
             raise ValueError("top_k is for cached logits: set `cache: true`, or leave it out")
         return self
+
+    @property
+    def student(self) -> dict[str, Any]:
+        """What `make_student` is to cut; empty where the model itself is trained."""
+        cut = {
+            "layers": self.student_layers,
+            "heads": self.student_heads,
+            "intermediate_size": self.student_intermediate_size,
+        }
+        return {name: value for name, value in cut.items() if value is not None}
 
     @property
     def compares_states(self) -> bool:

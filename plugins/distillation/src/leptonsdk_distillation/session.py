@@ -81,6 +81,7 @@ class Session:
         device = next(self.student.parameters()).device
         logits = logits_of(outputs) if self.config.alpha > 0 else None
         total = torch.zeros((), device=device) if loss is None else loss
+        task = loss
         terms: dict[str, Tensor] = {}
         if logits is not None and self.cache is not None:
             terms["distillation"] = self._logits_term(logits, self._cached(logits, inputs, outputs), inputs, outputs)
@@ -95,7 +96,7 @@ class Session:
             total = (1 - self.config.alpha) * total + self.config.alpha * terms["distillation"]
         for name in terms.keys() - {"distillation"}:
             total = total + getattr(self.config, name) * terms[name]
-        for name, term in terms.items():
+        for name, term in (terms if task is None else {"task": task, **terms}).items():
             self._sums[name] = self._sums.get(name, 0.0) + term.detach()
         self._calls += 1
         return total
@@ -205,6 +206,8 @@ class Session:
     def logs(self) -> dict[str, float]:
         """See `Distillation.logs`."""
         logs = {f"{name}_loss": float(total) / self._calls for name, total in self._sums.items()}
+        if "distillation" in self._sums:
+            logs["temperature"] = self.config.temperature
         if self.cache is not None and self.cache.asked:
             logs["teacher_cache_hit_rate"] = self.cache.served / self.cache.asked
             self.cache.asked = self.cache.served = 0

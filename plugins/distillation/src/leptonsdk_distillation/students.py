@@ -1,4 +1,4 @@
-"""Students that are their teacher with fewer blocks (DistilBERT, arXiv 1910.01108, section 3)."""
+"""Students that are their teacher with fewer blocks (DistilBERT, arXiv 1910.01108, section 3), heads or neurons."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import nn
 
 from leptonsdk.errors import UsageError
 from leptonsdk.structure import deepest_stacks, drop_layers
+from leptonsdk_distillation.narrowing import narrow
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
@@ -17,18 +18,30 @@ _WHERE = "make_student"
 
 
 def make_student(
-    teacher: ModelT, layers: int | Sequence[int] | None, *, decoder_layers: int | Sequence[int] | None = None
+    teacher: ModelT,
+    layers: int | Sequence[int] | None = None,
+    *,
+    decoder_layers: int | Sequence[int] | None = None,
+    heads: int | None = None,
+    intermediate_size: int | None = None,
 ) -> ModelT:
-    """A copy of a model with some of its blocks, whose config says so: a save of it loads with plain ``from_pretrained``.
+    """A copy of a model with some of its blocks, heads and neurons, whose config says so.
+
+    A save of it loads with plain ``from_pretrained``. Only fewer heads cannot be said by every config: BERT's head size is its
+    hidden size by their number. There, save ``Checkpoint.of(student)`` and load it with `leptonsdk.load_model`.
 
     Args:
         teacher: A transformers model; it stays as it is.
         layers: Blocks to keep: a number of them, evenly spread from the first to the last (6 of 12 are 0, 2, 4, 7, 9 and 11, as
             DistilBERT's were chosen), or the blocks' numbers in increasing order; None keeps all.
         decoder_layers: The same for the decoder of a model that has both, where it is to differ from the encoder's.
+        heads: Query heads to keep in each attention: those whose values and outputs have the largest weights. Where several
+            share a key-value head, they stay or go together.
+        intermediate_size: Neurons to keep in each feed-forward network, chosen likewise.
 
     Raises:
-        UsageError: There are no such blocks, or the model cannot be described by its config without the others.
+        UsageError: There are no such blocks, heads or neurons, or the model cannot be described by its config without the other
+            blocks.
     """
     student = copy.deepcopy(teacher)
     if decoder_layers is None:
@@ -43,6 +56,8 @@ def make_student(
             if not depth:
                 raise UsageError(f"no stack of blocks is found in {type(teacher).__name__}", where=_WHERE)
             drop_layers(student, kept_blocks(wanted, depth), part)
+    if heads is not None or intermediate_size is not None:
+        narrow(student, heads, intermediate_size)
     return student
 
 

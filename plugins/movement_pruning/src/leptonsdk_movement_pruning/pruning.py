@@ -93,14 +93,18 @@ class Pruning:
                         masked.mask.freeze()
 
     def logs(self) -> dict[str, float]:
-        """Sparsity of each structure."""
+        """Sparsity of each structure, and the penalty as it is in the loss now, where the method has one."""
         found = {} if self.blocks is None else {LAYERS: self.blocks.sparsity()}
         for structure in self._in_weights:
             members = [masked for masked in self.masked if masked.structure == structure]
             cells = [masked.mask.counts[0] * masked.mask.counts[1] for masked in members]
             zeros = sum(masked.mask.sparsity * count for masked, count in zip(members, cells, strict=True))
             found[structure] = zeros / sum(cells)
-        return {"sparsity" if len(found) == 1 else f"{structure}_sparsity": share for structure, share in found.items()}
+        logs = {"sparsity" if len(found) == 1 else f"{structure}_sparsity": share for structure, share in found.items()}
+        if self._config.resolved_regularization:
+            with torch.no_grad():
+                logs["penalty"] = float(self.penalty())
+        return logs
 
     def finish(self, model: nn.Module) -> nn.Module:
         """Fold the masks, then remove heads and neurons of which nothing is left, and blocks that are skipped."""
