@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -248,11 +249,10 @@ class _Execution:
             context = self.context(step, previous, False)
             compression = [self.plugins.get("compressor", part.plugin)(part.config) for part in step.parts]
             config, data = cast(TrainConfig, step.config), self.data("train")
-            asked = {"args": config.args, "settings": self.settings(), "keep_zeros": self.keeps_zeros(step, config)}
+            args, zeros = config.args, self.keeps_zeros(step, config)
+            carry_out = partial(train, args=args, settings=self.settings(), keep_zeros=zeros)
             result = self.guarded(
-                step,
-                context,
-                lambda: train(checkpoint, data, compression, self.plugins, context, **asked),
+                step, context, lambda: carry_out(checkpoint, data, compression, self.plugins, context)
             )
             result.save(folder)
             return {"plugin": step.plugin, "version": step.version, "config": step.config.model_dump(mode="json")}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 
 import leptonsdk as lepton
 from leptonsdk.pipeline.store import read_run
@@ -132,6 +134,64 @@ def test_a_killed_training_goes_on(tmp_path: Path, bert_folder: Path, tsv: Path)
     state = read_run(tmp_path / "run")
     assert state is not None
     assert state["verdict"] == "pass"
+
+
+_KILLED = """
+import os, signal, sys
+import leptonsdk
+from leptonsdk.training import step
+
+class Killed(step._Progress):
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step == int(sys.argv[3]):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+step._Progress = Killed
+leptonsdk.compress(sys.argv[1], sys.argv[2])
+"""
+
+
+def test_a_killed_training_ends_with_the_weights_of_an_undisturbed_one(
+    tmp_path: Path, bert_folder: Path, tsv: Path
+) -> None:
+    """Killed at a drawn step, with pruning, a teacher whose logits are cached, rounding, and the model's dropout, in one run."""
+    seed = int(os.environ.get("LEPTONSDK_TEST_SEED", "0"))
+    step = random.Random(seed).randrange(3, 14)
+    print(f"seed {seed}: killed before step {step}")
+    parts = [
+        {"movement_pruning": {"final_sparsity": 0.5}},
+        {"distillation": {"cache": True}},
+        {"qat": {"start": 0.3}},
+    ]
+    recipe = content(bert_folder, tsv, max_steps=14, save_steps=2, learning_rate=1e-2)
+    recipe["steps"][0]["train"]["with"] = parts
+    for unasked in ("export", "gate"):
+        del recipe[unasked]
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe), encoding="utf-8")
+
+    def run(*command: str) -> int:
+        settings = {**os.environ, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(
+            [sys.executable, *command], capture_output=True, text=True, check=False, timeout=400, env=settings
+        )
+        assert done.returncode in (0, -signal.SIGKILL), done.stdout + done.stderr
+        return done.returncode
+
+    def whole(out: str) -> int:
+        return run("-m", "leptonsdk.cli", "run", str(path), "--out", str(tmp_path / out))
+
+    assert whole("whole") == 0
+    assert run("-c", _KILLED, str(path), str(tmp_path / "killed"), str(step)) == -signal.SIGKILL
+    saved = [int(found.name.partition("-")[2]) for found in (tmp_path / "killed").rglob("checkpoint-*")]
+    assert max(saved) in (step, step - 1), "it does not begin anew"
+    assert whole("killed") == 0
+    ones, others = (
+        load_file(tmp_path / out / "steps" / "01-train" / "model.safetensors") for out in ("whole", "killed")
+    )
+    assert ones.keys() == others.keys()
+    for name, tensor in ones.items():
+        assert torch.equal(tensor, others[name]), name
 
 
 @pytest.mark.parametrize(

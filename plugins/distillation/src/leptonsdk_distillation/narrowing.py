@@ -56,7 +56,8 @@ def head_sizes(model: nn.Module, attention: Attention) -> Tensor:
     value, output = _weight(model, attention.value), _weight(model, attention.output)
     rows = value.reshape(attention.groups, -1).norm(dim=1)
     columns = output.t().reshape(attention.groups, -1).norm(dim=1)
-    return rows * columns
+    sizes: Tensor = rows * columns
+    return sizes
 
 
 def neuron_sizes(model: nn.Module, ffn: FeedForward) -> Tensor:
@@ -64,7 +65,7 @@ def neuron_sizes(model: nn.Module, ffn: FeedForward) -> Tensor:
 
     A product, since a factor may stand in any of them: behind a ReLU or a gate it makes no difference in which.
     """
-    sizes = _weight(model, ffn.down).norm(dim=0)
+    sizes: Tensor = _weight(model, ffn.down).norm(dim=0)
     for name in ffn.up:
         sizes = sizes * _weight(model, name).norm(dim=1)
     return sizes
