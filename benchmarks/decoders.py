@@ -16,11 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx_ir as ir
 import torch
 from common import arguments, markdown, write_results
-from leptonsdk_onnxruntime.quantize_packed import unpacked
-from leptonsdk_openvino.graph_integers import stored_weights
 
 import leptonsdk as lepton
 from leptonsdk.api import installed_plugins
@@ -44,15 +41,10 @@ VARIANTS: dict[str, tuple[str, bool, dict[str, Any]]] = {
 
 def same_integers(artifact: lepton.Artifact, quantized: Any) -> bool:
     """Whether the saved graph's integers and scales are the checkpoint's, bit for bit."""
-    if artifact.backend == "onnxruntime":
-        graph = unpacked(ir.load(artifact.folder / artifact.entry).graph)
-        found = {name: (integers, scale) for name, (integers, scale, _) in graph.items()}
-    else:
-        stored = stored_weights([artifact.folder / artifact.entry])
-        found = {name.removesuffix(".weight"): (w.integers, w.scale) for name, w in stored.items()}
+    found = installed_plugins().get("backend", artifact.backend).integers(artifact)
     return found.keys() == quantized.keys() and all(
-        np.array_equal(found[name][0], tensor.integers.numpy())
-        and np.array_equal(found[name][1], tensor.scale.float().numpy())
+        np.array_equal(found[name].integers, tensor.integers.numpy())
+        and np.array_equal(found[name].scale, tensor.scale.float().numpy())
         for name, tensor in quantized.items()
     )
 

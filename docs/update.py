@@ -49,7 +49,7 @@ def hooks() -> Iterator[str]:
 
 def class_outline(name: str) -> Iterator[str]:
     """A class's public attributes and methods, each under what its description says of it."""
-    trees = [_tree("classes.py"), _tree("capabilities.py")]
+    trees = [_tree("classes.py"), _tree("evaluators.py"), _tree("capabilities.py")]
     (node,) = [n for tree in trees for n in tree.body if isinstance(n, ast.ClassDef) and n.name == name]
     described = _attributes(ast.get_docstring(node) or "")
     prose = [text for text in _paragraphs(node) if "    " not in text and not text.endswith("::")]

@@ -3,13 +3,8 @@
 from leptonsdk.hooks.capabilities import Capabilities, Effect, Need
 from leptonsdk.hooks.cards import ModelCard
 from leptonsdk.hooks.classes import (
-    LIBRARY,
     Backend,
     Compressor,
-    DatasetProvider,
-    EvaluationSettings,
-    Evaluator,
-    Metric,
     PluginConfig,
     PostTrainingCompressor,
     Runner,
@@ -18,6 +13,7 @@ from leptonsdk.hooks.classes import (
     TrainingCompressor,
     WeightProfile,
 )
+from leptonsdk.hooks.evaluators import LIBRARY, DatasetProvider, EvaluationSettings, Evaluator, Metric
 from leptonsdk.hooks.manager import PluginRecord, Plugins, load_plugins
 from leptonsdk.hooks.specs import GROUP, HOOK_API, hookimpl
 

@@ -23,7 +23,8 @@ from leptonsdk.errors import (
     did_you_mean,
 )
 from leptonsdk.hooks import specs
-from leptonsdk.hooks.classes import Backend, Compressor, DatasetProvider, Evaluator
+from leptonsdk.hooks.classes import Backend, Compressor
+from leptonsdk.hooks.evaluators import DatasetProvider, Evaluator
 
 ENVIRONMENT = "LEPTONSDK_PLUGINS"
 KINDS: dict[str, tuple[str, type]] = {

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 from leptonsdk.hooks.cards import ModelCard
-from leptonsdk.hooks.classes import Backend, Compressor, DatasetProvider, Evaluator, StepContext
+from leptonsdk.hooks.classes import Backend, Compressor, StepContext
+from leptonsdk.hooks.evaluators import DatasetProvider, Evaluator
 
 if TYPE_CHECKING:
     from leptonsdk.recipe.plan import Step

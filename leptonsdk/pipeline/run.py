@@ -265,8 +265,7 @@ class _Execution:
             return config.keep_zeros
         before = self.plan.steps[: self.plan.steps.index(step)]
         done = [part for one in before for part in (one.parts if one.kind == "train" else (one,))]
-        made = [self.plugins.get("compressor", part.plugin) for part in done]
-        return any("sparsifies" in cls.capabilities.effects for cls in made)
+        return any("sparsifies" in self.plugins.get("compressor", one.plugin)(one.config).effects() for one in done)
 
     def export(self, step: Step, previous: str) -> None:
         """Export the last checkpoint to a backend."""

@@ -130,11 +130,10 @@ class CompressionTrainerMixin(_Mixed):  # type: ignore[misc]
     ) -> Any:
         """The Trainer's loss with the compressors' parts; in evaluation the Trainer's alone."""
         if not (self.compression and model.training):
-            given = {
-                "return_outputs": return_outputs,
-                "num_items_in_batch": num_items_in_batch,
-            }  # by name, as the Trainer does
-            return super().compute_loss(model, inputs, **given)
+            # By name, as the Trainer does: a subclass may take keywords only.
+            return super().compute_loss(
+                model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
+            )
         asked = {**inputs, **{name: value for c in self.compression for name, value in c.model_inputs().items()}}
         labelled = "labels" in inputs or any(name in inputs for name in self.label_names)
         if not labelled and not self._own_loss():

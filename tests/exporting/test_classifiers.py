@@ -14,21 +14,19 @@ from leptonsdk.api import installed_plugins
 from leptonsdk.checkpoint import Checkpoint
 from leptonsdk.hooks import StepContext
 
+SIZES = {
+    **{"vocab_size": 40, "d_model": 32, "num_labels": 3, "encoder_layers": 1, "decoder_layers": 1},
+    **{f"{part}_attention_heads": 4 for part in ("encoder", "decoder")},
+    **{f"{part}_ffn_dim": 64 for part in ("encoder", "decoder")},
+}
+
 
 def whisper() -> Any:
     config = transformers.WhisperConfig(
-        vocab_size=40,
+        **SIZES,
         num_mel_bins=8,
-        d_model=32,
-        encoder_layers=1,
-        decoder_layers=1,
-        encoder_attention_heads=4,
-        decoder_attention_heads=4,
-        encoder_ffn_dim=64,
-        decoder_ffn_dim=64,
         max_source_positions=10,
         classifier_proj_size=16,
-        num_labels=3,
         pad_token_id=0,
         bos_token_id=1,
         eos_token_id=2,
@@ -40,19 +38,7 @@ def whisper() -> Any:
 
 
 def bart() -> Any:
-    config = transformers.BartConfig(
-        vocab_size=40,
-        d_model=32,
-        encoder_layers=1,
-        decoder_layers=1,
-        encoder_attention_heads=4,
-        decoder_attention_heads=4,
-        encoder_ffn_dim=64,
-        decoder_ffn_dim=64,
-        max_position_embeddings=32,
-        num_labels=3,
-    )
-    return transformers.BartForSequenceClassification(config)
+    return transformers.BartForSequenceClassification(transformers.BartConfig(**SIZES, max_position_embeddings=32))
 
 
 def inputs(name: str, rows: int, seed: int, length: int = 8) -> dict[str, torch.Tensor]:

@@ -86,6 +86,8 @@ class OpenVINORunner:
         return Outputs((name, torch.from_numpy(results[name])) for name in self.output_names)
 
     def _request(self, feed: Mapping[str, Any]) -> ov.InferRequest:
+        if not self._static:
+            return self.request
         shapes = tuple(feed[name].shape for name in self.dtypes)
         if shapes not in self._static:
             return self.request
