@@ -34,10 +34,10 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
 
 
 def markdown(rows: Sequence[Mapping[str, object]]) -> str:
-    """Rows of the same keys as a table."""
+    """Rows as a table, with the columns of the first."""
     header = list(rows[0])
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
-    lines += ["| " + " | ".join(str(row[name]) for name in header) + " |" for row in rows]
+    lines += ["| " + " | ".join(str(row.get(name, "")) for name in header) + " |" for row in rows]
     return "\n".join(lines)
 
 

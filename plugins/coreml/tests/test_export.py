@@ -59,6 +59,20 @@ def test_precisions_are_smaller_and_close(exports, name):
     assert apart["int8"] < 0.1
 
 
+def test_massive_activations_survive_half_precision(exports, tiny):
+    """As language models have them at their first token: in fp16's range, while the mean of their squares is not."""
+    source = tiny.build("llama")
+    with torch.no_grad():
+        source.get_input_embeddings().weight[:, 3] = 20_000.0
+        source.model.layers[0].input_layernorm.weight[3] = 0.0
+        for module in source.model.modules():
+            if type(module).__name__.endswith("RMSNorm"):
+                module.weight.mul_(1e3)
+                module.weight[3] = 0.0
+    parity = exports(Checkpoint.of(source), "fp16").details["parity"]
+    assert parity["relative_rms"] < 0.01
+
+
 def test_weights_are_all_counted_and_tied_ones_once(exports, model):
     for name in ("bert", "llama"):
         profile = CoreMLBackend.weights(exports(name, "fp32"))

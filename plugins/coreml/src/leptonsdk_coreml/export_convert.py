@@ -17,7 +17,8 @@ from leptonsdk_coreml.export_patches import patch_converter
 from leptonsdk_coreml.export_trace import Traced
 
 DEFAULT_LENGTH = 512
-# A norm's sum of squares leaves fp16's range at activations of a few hundred, which language models have.
+# A norm's mean of squares leaves fp16's range at activations of some thousands, which language models have at their first
+# token. So does what is added to it before the root: an infinite mean makes that token's norm zero, without a NaN.
 _KEPT_IN_FP32 = frozenset({"pow", "reduce_mean", "rsqrt"})
 
 
@@ -48,7 +49,7 @@ def convert(traced: Traced, config: CoreMLConfig, *, fp16: bool, pipeline: ct.Pa
         for name, value in traced.inputs.items()
     ]
     precision = (
-        ct.transform.FP16ComputePrecision(op_selector=lambda op: op.op_type not in _KEPT_IN_FP32)
+        ct.transform.FP16ComputePrecision(op_selector=_fits_fp16)
         if fp16
         else ct.precision.FLOAT32
     )
@@ -73,6 +74,12 @@ def convert(traced: Traced, config: CoreMLConfig, *, fp16: bool, pipeline: ct.Pa
                 where="coreml",
                 hint="the cause stands in the traceback",
             ) from error
+
+
+def _fits_fp16(op: Any) -> bool:
+    given = (getattr(op, "x", None), getattr(op, "y", None))
+    of_mean = any(value is not None and value.op is not None and value.op.op_type == "reduce_mean" for value in given)
+    return op.op_type not in _KEPT_IN_FP32 and not (op.op_type == "add" and of_mean)
 
 
 def unsupported(module: torch.jit.ScriptModule) -> list[str]:
