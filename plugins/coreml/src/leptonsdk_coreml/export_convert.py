@@ -48,11 +48,7 @@ def convert(traced: Traced, config: CoreMLConfig, *, fp16: bool, pipeline: ct.Pa
         )
         for name, value in traced.inputs.items()
     ]
-    precision = (
-        ct.transform.FP16ComputePrecision(op_selector=_fits_fp16)
-        if fp16
-        else ct.precision.FLOAT32
-    )
+    precision = ct.transform.FP16ComputePrecision(op_selector=_fits_fp16) if fp16 else ct.precision.FLOAT32
     with quiet():
         try:
             return ct.convert(
