@@ -32,6 +32,7 @@ OURS: dict[str, tuple[str, dict[str, Any]]] = {
     "OpenVINO, fp32": ("openvino", {"precision": "fp32"}),
     "OpenVINO, fp32 in bf16": ("openvino", {"precision": "fp32", "inference_precision": "bf16"}),
     "OpenVINO, int8": ("openvino", {"precision": "int8"}),
+    "OpenVINO, int8, static shapes": ("openvino", {"precision": "int8", "static_shapes": STATIC}),
     "OpenVINO, int8, the rest in bf16": ("openvino", {"precision": "int8", "inference_precision": "bf16"}),
     "OpenVINO, int8, the rest in bf16, static shapes": (
         "openvino",
@@ -44,7 +45,7 @@ PEERS = {
     "openvino": ("peer: transformers' exporter, defaults", "peer: NNCF, defaults"),
 }
 # Our int8 against the best peer of its runtime: the one that loses least.
-INT8 = {"onnxruntime": "ONNX Runtime, int8-static", "openvino": "OpenVINO, int8, the rest in bf16, static shapes"}
+INT8 = {"onnxruntime": "ONNX Runtime, int8-static", "openvino": "OpenVINO, int8, static shapes"}
 FIRST, CALIBRATION, TORCH = 2000, 300, "torch fp32"
 
 

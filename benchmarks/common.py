@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import datetime
 import importlib.metadata
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,8 @@ from leptonsdk.gating import paired_proportions, ratio_of_medians
 from leptonsdk.hooks import EvaluationSettings, Plugins
 from leptonsdk.pipeline.fingerprints import hardware, versions
 
+T = TypeVar("T")
+
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -31,6 +34,17 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--models-dir", type=Path, required=True, help="Folder with the models.")
     parser.add_argument("--work-dir", type=Path, default=Path("runs/benchmarks"), help="Where runs are kept.")
     return parser
+
+
+def kept(file: Path, make: Callable[[], T]) -> T:
+    """What ``make`` measures, kept in a JSON file, so that an interrupted benchmark goes on; deleted, it is measured anew."""
+    if not file.is_file():
+        found = make()
+        print(f"{file.stem}: {found}", flush=True)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(found), encoding="utf-8")
+    measured: T = json.loads(file.read_text(encoding="utf-8"))
+    return measured
 
 
 def markdown(rows: Sequence[Mapping[str, object]]) -> str:

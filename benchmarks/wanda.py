@@ -6,13 +6,13 @@ Reads MODELS_DIR/smollm2 and DATA_DIR/wikitext2/wiki.valid.tokens: its first tok
 from __future__ import annotations
 
 import copy
-import json
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
-from common import arguments, markdown, write_results
+from common import arguments, kept, markdown, write_results
 from leptonsdk_wanda import Wanda, WandaConfig
 from leptonsdk_wanda.masks import keep
 
@@ -54,21 +54,20 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as scratch:
             return Wanda(config).compress(source, StepContext(seed=0, folder=Path(scratch), batches=batches))
 
+    def perplexity(make: Callable[[], Checkpoint]) -> float:
+        scores = lepton.evaluate(make(), [held_out], task="text-generation", batch_size=1, max_length=WINDOW)
+        return scores.value("perplexity")
+
     half = WandaConfig(sparsity=0.5)
     variants: dict[str, Callable[[], Checkpoint]] = {
         "as it is": lambda: source,
         "by size, half of each layer": lambda: by_size(source, half),
         "Wanda, half of each row": lambda: wanda(half),
     }
-    kept = options.work_dir / "wanda.json"  # an interrupted measurement goes on
-    found: dict[str, float] = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}
-    for name, make in variants.items():
-        if name not in found:
-            scores = lepton.evaluate(make(), [held_out], task="text-generation", batch_size=1, max_length=WINDOW)
-            found[name] = scores.value("perplexity")
-            print(f"{name}: {found[name]:.2f}", flush=True)
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            kept.write_text(json.dumps(found), encoding="utf-8")
+    found = {
+        name: kept(options.work_dir / "wanda" / f"{name}.json", partial(perplexity, make))
+        for name, make in variants.items()
+    }
     table = [{"pruned": name, "perplexity": f"{found[name]:.2f}"} for name in variants]
 
     write_results(
