@@ -78,7 +78,12 @@ def _is_method(frame: FrameType, plugin: type[Any]) -> bool:
 
 
 def _is_near(frame: FrameType, plugin: type[Any]) -> bool:
-    """Whether a frame is in the class's package; of the core's own classes, which is around everything, in its module."""
+    """Whether a frame is in the class's package; of the core's own classes, which is around everything, in its module.
+
+    A class that is not installed may stand beside its user's own code, whose exceptions are the user's (a trial that is pruned).
+    """
+    if record_of(plugin) is None:
+        return False
     module = str(frame.f_globals.get("__name__"))
     package = plugin.__module__.partition(".")[0]
     return module == plugin.__module__ if package == _CORE else module.partition(".")[0] == package

@@ -200,6 +200,19 @@ def test_interruptions_and_what_is_nobodys_pass() -> None:
         raise LeptonError("no")
 
 
+def test_exceptions_of_code_beside_a_class_that_is_not_installed_are_its_users() -> None:
+    class Own:
+        name = "own"
+
+        def work(self) -> None:
+            raise OSError("full")
+
+    with pytest.raises(ZeroDivisionError), errors_named(Own, foreign=True):
+        raise ZeroDivisionError
+    with pytest.raises(PluginError, match="'own'"), errors_named(Own, foreign=True):
+        Own().work()
+
+
 def test_a_class_of_nobody_is_named_by_its_module() -> None:
     loose: Any = type("Loose", (), {"name": "loose", "__module__": "somewhere.loose"})
     named = r"^plugin 'loose' \(module somewhere.loose, not installed\): OSError: full$"
