@@ -22,6 +22,8 @@ class LeptonError(Exception):
     """
 
     exit_code = 4
+    plugin: str | None = None
+    """Name, distribution and version of the plugin whose code raised it, as they stand in the message."""
 
     def __init__(self, message: str, *, where: str | None = None, hint: str | None = None) -> None:
         self.message, self.where, self.hint = message, where, hint
@@ -74,6 +76,10 @@ class LeptonPendingDeprecationWarning(PendingDeprecationWarning):
 
 class LeptonDeprecationWarning(DeprecationWarning):
     """What was used goes with the next major version."""
+
+
+class PluginError(LeptonError):
+    """A plugin's code broke: its cause is what was raised there."""
 
 
 class HubError(LeptonError):

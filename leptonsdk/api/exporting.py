@@ -13,7 +13,7 @@ from leptonsdk.api.common import installed_plugins, wrong
 from leptonsdk.api.models import as_checkpoint
 from leptonsdk.artifact import Artifact
 from leptonsdk.errors import UsageError
-from leptonsdk.hooks import Plugins, StepContext
+from leptonsdk.hooks import Plugins, StepContext, errors_named
 from leptonsdk.hooks.classes import Progress, no_progress
 from leptonsdk.pipeline.fingerprints import available_threads
 
@@ -86,6 +86,7 @@ def export(
             threads=available_threads(),
         )
         folder.mkdir(parents=True, exist_ok=True)
-        artifact: Artifact = exporter.export(checkpoint, folder, context)
+        with errors_named(cls):
+            artifact: Artifact = exporter.export(checkpoint, folder, context)
     artifact.write_manifest()
     return artifact

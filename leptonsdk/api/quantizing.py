@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from leptonsdk.api.common import first_party, installed_plugins, wrong
 from leptonsdk.api.models import as_checkpoint
 from leptonsdk.errors import UsageError
-from leptonsdk.hooks import Plugins, StepContext
+from leptonsdk.hooks import Plugins, StepContext, errors_named
 from leptonsdk.hooks.classes import Progress, no_progress
 from leptonsdk.pipeline.fingerprints import available_threads
 
@@ -91,5 +91,6 @@ def quantize_model(
             progress=progress,
             threads=available_threads(),
         )
-        compressed: Checkpoint = cls(settings).compress(checkpoint, context)
+        with errors_named(cls):
+            compressed: Checkpoint = cls(settings).compress(checkpoint, context)
     return compressed

@@ -17,7 +17,7 @@ from datasets.exceptions import DatasetGenerationError
 from leptonsdk.data.audio import open_audio_folder
 from leptonsdk.data.spec import AUDIO, FORMATS, IMAGES, DataSpec, file_format
 from leptonsdk.errors import DataError, did_you_mean, first_line
-from leptonsdk.hooks import Evaluator, Plugins
+from leptonsdk.hooks import Evaluator, Plugins, errors_named
 from leptonsdk.references import find_local
 
 
@@ -108,8 +108,10 @@ def to_data(
 def open_dataset(spec: DataSpec, plugins: Plugins, base: Path | None = None) -> Dataset:
     """The rows as they are, under their own column names."""
     if spec.path in plugins.names("dataset"):
-        provider = plugins.get("dataset", spec.path)()
-        return provider.load(spec.split)
+        provider = plugins.get("dataset", spec.path)
+        with errors_named(provider):
+            rows: Dataset = provider().load(spec.split)
+        return rows
     path = find_local(spec.path, base)
     if path is not None:
         return _open_local(path, spec)

@@ -13,7 +13,7 @@ from leptonsdk.data.loading import Data, fingerprint_rows
 from leptonsdk.errors import EvaluationError
 from leptonsdk.evaluation.scores import Scores, library_metric
 from leptonsdk.evaluation.subjects import Subject, open_subject
-from leptonsdk.hooks import LIBRARY, EvaluationSettings, Evaluator, Metric, Plugins
+from leptonsdk.hooks import LIBRARY, EvaluationSettings, Evaluator, Metric, Plugins, errors_named
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -52,10 +52,12 @@ def evaluate(
     if baseline is not None:
         reference = subject.runner if baseline is model else open_subject(baseline, plugins).runner
         settings = dataclasses.replace(settings, reference=reference)
-    examples = evaluator.examples(data.rows, subject.processor, settings)
-    ids = data.ids if examples is data.rows else fingerprint_rows(examples)
-    start = time.perf_counter()
-    columns = dict(evaluator.evaluate(subject.runner, subject.processor, examples, settings))
+    at_work = (type(evaluator), *(() if subject.backend is None else (subject.backend,)))
+    with errors_named(*at_work):
+        examples = evaluator.examples(data.rows, subject.processor, settings)
+        ids = data.ids if examples is data.rows else fingerprint_rows(examples)
+        start = time.perf_counter()
+        columns = dict(evaluator.evaluate(subject.runner, subject.processor, examples, settings))
     return Scores(
         task=subject.task,
         ids=ids,
@@ -98,7 +100,11 @@ def input_batches(
     """Batches of model inputs from a dataset, in order: what calibration and parity checks feed."""
     evaluator = plugins.get("evaluator", subject.task)()
     settings = subject_settings(subject, settings)
-    examples = evaluator.examples(data.rows, subject.processor, settings)
+    with errors_named(type(evaluator)):
+        examples = evaluator.examples(data.rows, subject.processor, settings)
     total = len(examples) if limit is None else min(limit, len(examples))
     for start in range(0, total, settings.batch_size):
-        yield evaluator.encode(subject.processor, examples[start : min(start + settings.batch_size, total)], settings)
+        rows = examples[start : min(start + settings.batch_size, total)]
+        with errors_named(type(evaluator)):
+            batch = evaluator.encode(subject.processor, rows, settings)
+        yield batch

@@ -14,7 +14,7 @@ from transformers import AutoConfig
 from leptonsdk.artifact import Artifact
 from leptonsdk.checkpoint import Checkpoint, load_processor
 from leptonsdk.errors import EvaluationError
-from leptonsdk.hooks import Plugins, Runner
+from leptonsdk.hooks import Plugins, Runner, errors_named
 from leptonsdk.quantization.library_layers import library_method
 
 _POOLING_FILE = "1_Pooling/config.json"
@@ -22,13 +22,14 @@ _POOLING_FILE = "1_Pooling/config.json"
 
 @dataclass(frozen=True)
 class Subject:
-    """A model ready to be run: its runner, processor, task, and the options that evaluators read."""
+    """A model ready to be run: its runner, processor, task, the options that evaluators read, and whose runner it is."""
 
     runner: Runner
     processor: Any
     task: str
     label: str
     options: Mapping[str, Any]
+    backend: type[Any] | None = None
 
 
 class TorchRunner:
@@ -78,8 +79,10 @@ def open_subject(model: Checkpoint | Artifact, plugins: Plugins, *, threads: int
         return Subject(TorchRunner(model.model), model.processor, model.task, label, options)
     backend = plugins.get("backend", model.backend)
     pooling_file = model.folder / _POOLING_FILE
+    with errors_named(backend):
+        runner = backend.load(model, threads=threads)
     return Subject(
-        runner=backend.load(model, threads=threads),
+        runner=runner,
         processor=load_processor(model.folder, model.task),
         task=model.task,
         label=f"{model.backend} {model.precision}",
@@ -88,6 +91,7 @@ def open_subject(model: Checkpoint | Artifact, plugins: Plugins, *, threads: int
             model.task,
             pooling_file.read_bytes() if pooling_file.is_file() else None,
         ),
+        backend=backend,
     )
 
 

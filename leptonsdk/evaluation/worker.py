@@ -15,6 +15,7 @@ from typing import IO, Any
 
 from leptonsdk.errors import EvaluationError
 from leptonsdk.evaluation.memory import peak_memory, settled_memory
+from leptonsdk.hooks import errors_named
 
 
 def main() -> None:
@@ -57,6 +58,7 @@ class _Timed:
         torch.set_num_threads(request["threads"])
         self._read = load_file
         self._inputs: dict[str, dict[str, Any]] = {}
+        self._backends: tuple[type[Any], ...] = ()
         if request["kind"] == "artifact":
             artifact = Artifact.open(request["folder"])
             backend = load_plugins().get("backend", artifact.backend)
@@ -65,7 +67,9 @@ class _Timed:
             for module in backend.runtime_modules:
                 importlib.import_module(module)
             self._before = settled_memory()
-            self.runner: Any = backend.load(artifact, threads=request["threads"])
+            self._backends = (backend,)
+            with errors_named(backend):
+                self.runner: Any = backend.load(artifact, threads=request["threads"])
         else:
             from leptonsdk.checkpoint import load_checkpoint, model_class_for
 
@@ -81,10 +85,11 @@ class _Timed:
         if inputs is None:
             inputs = self._inputs[path] = self._read(path)
         seconds = []
-        for _ in range(repeats):
-            start = time.perf_counter()
-            self.runner(**inputs)
-            seconds.append(time.perf_counter() - start)
+        with errors_named(*self._backends, foreign=not self._backends):
+            for _ in range(repeats):
+                start = time.perf_counter()
+                self.runner(**inputs)
+                seconds.append(time.perf_counter() - start)
         return seconds
 
     def added_memory(self) -> int:

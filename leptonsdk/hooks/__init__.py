@@ -15,6 +15,7 @@ from leptonsdk.hooks.classes import (
 )
 from leptonsdk.hooks.evaluators import LIBRARY, DatasetProvider, EvaluationSettings, Evaluator, Metric
 from leptonsdk.hooks.manager import PluginRecord, Plugins, load_plugins
+from leptonsdk.hooks.naming import errors_named
 from leptonsdk.hooks.specs import GROUP, HOOK_API, hookimpl
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "StoredIntegers",
     "TrainingCompressor",
     "WeightProfile",
+    "errors_named",
     "hookimpl",
     "load_plugins",
 ]

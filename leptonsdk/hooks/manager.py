@@ -12,7 +12,9 @@ import re
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import pluggy
 
@@ -87,7 +89,7 @@ class Plugins:
         for kind, classes in found.items():
             for name, cls in classes.items():
                 self._classes[kind][name] = cls
-                self._owners[kind, name] = record
+                self._owners[kind, name] = _RECORDS[cls] = record
         record.provides = {kind: sorted(classes) for kind, classes in found.items() if classes}
 
     def _collect(self, module: object) -> dict[str, dict[str, type]]:
@@ -134,6 +136,26 @@ class Plugins:
 
     def owner(self, kind: str, name: str) -> PluginRecord:
         return self._owners[kind, name]
+
+
+_RECORDS: WeakKeyDictionary[type, PluginRecord] = WeakKeyDictionary()
+
+
+def record_of(cls: type) -> PluginRecord | None:
+    """The plugin that provides a class. One that no manager has seen yet is looked for among the entry points, by its package."""
+    if cls in _RECORDS:
+        return _RECORDS[cls]
+    points = importlib.metadata.entry_points(group=specs.GROUP)
+    shared = {point: _shared(cls.__module__, point.module) for point in points}
+    nearest = max(shared, key=lambda point: shared[point], default=None)
+    return _record(nearest) if nearest is not None and shared[nearest] else None
+
+
+def _shared(one: str, other: str) -> int:
+    """How many packages two modules have in common."""
+    return sum(
+        1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one.split("."), other.split("."), strict=False))
+    )
 
 
 def _api_of(module: object) -> object:

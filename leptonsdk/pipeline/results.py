@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from leptonsdk.artifact import Artifact
 from leptonsdk.gating.verdict import EXIT_CODES, overall
+from leptonsdk.hooks import errors_named
 from leptonsdk.pipeline import fingerprints
 from leptonsdk.pipeline.store import key_of
 from leptonsdk.references import find_local, read_config
@@ -149,7 +150,9 @@ def _weights(execution: _Execution) -> dict[str, dict[str, Any]]:
             found[name] = _profile(bytes_on_disk, profile_safetensors(place))
         for step in execution.plan.exports:
             artifact = Artifact.open(store.folder / "artifacts" / step.name)
-            profile = execution.plugins.get("backend", step.plugin).weights(artifact)
+            backend = execution.plugins.get("backend", step.plugin)
+            with errors_named(backend):
+                profile = backend.weights(artifact)
             found[step.name] = _profile(artifact.bytes_on_disk, profile)
         (folder / "weights.json").write_text(json.dumps(found, indent=2), encoding="utf-8")
         return found

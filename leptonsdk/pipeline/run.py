@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from leptonsdk.artifact import Artifact
-from leptonsdk.errors import LeptonError, RunError
-from leptonsdk.hooks import Plugins, StepContext
+from leptonsdk.errors import LeptonError, PluginError, RunError
+from leptonsdk.hooks import Plugins, StepContext, errors_named
 from leptonsdk.pipeline import fingerprints
 from leptonsdk.pipeline.display import Display
 from leptonsdk.pipeline.store import RunStore, key_of
@@ -228,7 +228,7 @@ class _Execution:
         def work(folder: Path) -> dict[str, Any]:
             checkpoint = self.checkpoint(previous)
             context = self.context(step, previous, calibrated)
-            result = self.guarded(step, context, lambda: cls(step.config).compress(checkpoint, context))
+            result = self.guarded(step, context, lambda: cls(step.config).compress(checkpoint, context), cls)
             result.save(folder)
             return {"plugin": step.plugin, "version": step.version, "config": step.config.model_dump(mode="json")}
 
@@ -276,7 +276,7 @@ class _Execution:
         def work(folder: Path) -> dict[str, Any]:
             checkpoint = self.checkpoint(previous).dequantized()
             context = self.context(step, previous, calibrated)
-            artifact = self.guarded(step, context, lambda: backend.export(checkpoint, folder, context))
+            artifact = self.guarded(step, context, lambda: backend.export(checkpoint, folder, context), type(backend))
             artifact.write_manifest()
             return {
                 "backend": artifact.backend,
@@ -312,18 +312,25 @@ class _Execution:
             base=self.plan.base,
         )
 
-    def guarded(self, step: Step, context: StepContext, work: Callable[[], Any]) -> Any:
-        """Do a plugin's work between the lifecycle hooks; what it raises names the plugin and the step."""
+    def guarded(self, step: Step, context: StepContext, work: Callable[[], Any], *plugins: type[Any]) -> Any:
+        """Do the work of a step's plugin, or of its training, between the lifecycle hooks; what it raises names the step too."""
         hooks = self.plugins.hooks.hook
         hooks.lepton_before_step(context=context, step=step)
         try:
-            result = work()
+            with errors_named(*plugins, foreign=not plugins):
+                result = work()
         except Exception as error:
-            hooks.lepton_on_error(context=context, step=step, error=error)
+            broken = error.__cause__ if isinstance(error, PluginError) else error
+            hooks.lepton_on_error(context=context, step=step, error=broken)
+            if isinstance(error, LeptonError) and error.plugin is not None:
+                error.within(f"step {step.name}")
+                raise
+            # Of no plugin's code, in a training: these took part.
             makers = sorted({f"{part.provider} {part.version}" for part in step.parts or (step,)})
             place = f"step {step.name} ({', '.join(makers)})"
             if isinstance(error, LeptonError):
-                raise error.within(place) from error.__cause__
+                error.within(place)
+                raise
             raise RunError(f"{type(error).__name__}: {error}", where=place) from error
         hooks.lepton_after_step(context=context, step=step, result=result)
         return result

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from leptonsdk.errors import Problem, RecipeError, did_you_mean
-from leptonsdk.hooks import PluginConfig, Plugins
+from leptonsdk.hooks import PluginConfig, Plugins, errors_named
 from leptonsdk.recipe import checks
 from leptonsdk.recipe.checks_shapes import check_shapes
 from leptonsdk.recipe.schema import Recipe
@@ -73,12 +73,13 @@ def make_plan(recipe: str | Path | dict[str, Any] | Recipe, plugins: Plugins, *,
     model, task = checks.check_model(data.get("model"), source, plugins, problems)
     steps = _resolve(data.get("steps"), "compress", source, plugins, problems)
     exports = _resolve(data.get("export"), "export", source, plugins, problems)
-    checks.check_data(data.get("data"), task, source, plugins, problems)
-    checks.check_metrics(data, task, source, plugins, problems)
-    checks.check_order(steps, exports, data, source, plugins, problems)
-    check_targets(data.get("target"), _choices(steps, exports, plugins), task, source, problems)
-    if not any(problem.severity == "error" for problem in problems):
-        check_shapes(model, task, steps, source, plugins, problems)
+    with errors_named(*_chosen(steps, exports, plugins), foreign=True):
+        checks.check_data(data.get("data"), task, source, plugins, problems)
+        checks.check_metrics(data, task, source, plugins, problems)
+        checks.check_order(steps, exports, data, source, plugins, problems)
+        check_targets(data.get("target"), _choices(steps, exports, plugins), task, source, problems)
+        if not any(problem.severity == "error" for problem in problems):
+            check_shapes(model, task, steps, source, plugins, problems)
     warnings = tuple(problem for problem in problems if problem.severity == "warning")
     errors = [problem for problem in problems if problem.severity == "error"]
     if errors or parsed is None or model is None:
@@ -123,6 +124,13 @@ def _resolve(
         owner = plugins.owner(plugin_kind, name)
         resolved.append(Step(label, kind, name, config, owner.distribution, owner.version))
     return resolved
+
+
+def _chosen(steps: Sequence[Step | None], exports: Sequence[Step | None], plugins: Plugins) -> list[type[Any]]:
+    """The classes of all steps and exports."""
+    parts = [part for step in steps if step for part in (step.parts if step.kind == "train" else (step,))]
+    compressors = [plugins.get("compressor", part.plugin) for part in parts]
+    return compressors + [plugins.get("backend", export.plugin) for export in exports if export]
 
 
 def _choices(steps: Sequence[Step | None], exports: Sequence[Step | None], plugins: Plugins) -> list[Choice]:

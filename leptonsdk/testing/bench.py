@@ -203,12 +203,18 @@ def skip_unless(true: object, reason: str) -> None:
 
 
 def forward_hooks(model: nn.Module) -> list[str]:
-    """Names of modules with hooks of any kind."""
+    """Names of modules with hooks of any kind, but for those by which transformers itself collects hidden states and attentions."""
     kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     hooked = {
-        name or "the model" for name, module in model.named_modules() if any(getattr(module, kind) for kind in kinds)
+        name or "the model"
+        for name, module in model.named_modules()
+        if any(_is_strange(hook) for kind in kinds for hook in getattr(module, kind).values())
     }
     return sorted(hooked | {name for name, parameter in model.named_parameters() if parameter._backward_hooks})
+
+
+def _is_strange(hook: Any) -> bool:
+    return not str(getattr(hook, "__module__", "")).startswith("transformers.")
 
 
 def main_output(model: Any, inputs: Mapping[str, Tensor]) -> tuple[str, Tensor]:

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from leptonsdk.checkpoint import Checkpoint
 from leptonsdk.errors import UsageError
@@ -33,6 +32,8 @@ from leptonsdk.testing.bench import (
     tensors,
 )
 from leptonsdk.testing.check import CheckFailed, check
+from leptonsdk.testing.checks_errors import places
+from leptonsdk.testing.interrupting import Interrupting
 from leptonsdk.testing.models import tiny_batches, tiny_checkpoint
 from leptonsdk.testing.observing import condition
 from leptonsdk.testing.pruned import layer_inputs
@@ -78,52 +79,6 @@ def errors_are_clear(plugin: type[Any], config: Mapping[str, Any]) -> None:
         expect(is_lepton(error), f"with {what}: {type(error).__name__}: {error}", plugin.name, hint)
 
 
-class Interrupted(Exception):  # noqa: N818
-    """What the kit raises in the middle of a plugin's work."""
-
-
-class _Interrupting(TorchFunctionMode):
-    """Counts the calls of torch's functions, and raises at one of them."""
-
-    def __init__(self, at: int | None = None) -> None:
-        super().__init__()
-        self.count, self._at = 0, at
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count += 1
-        if self.count == self._at:
-            raise Interrupted
-        return func(*args, **(kwargs or {}))
-
-
-def _calls(plugin: type[Any], config: Mapping[str, Any], name: str) -> int:
-    counting, checkpoint = _Interrupting(), tiny_checkpoint(name)
-    with counting:
-        compress(plugin, config, checkpoint)
-    return counting.count
-
-
-def _places(calls: int) -> tuple[int, ...]:
-    """Where to interrupt: in the middle, and close to the end."""
-    return tuple(sorted({calls // 2, calls * 9 // 10}))
-
-
-@check("errors-come-out", "an error in the middle of its work comes out, and is not swallowed", "compressor")
-def errors_come_out(plugin: type[Any], config: Mapping[str, Any]) -> None:
-    name = home(plugin, config)
-    for at in _places(_calls(plugin, config, name)):
-        checkpoint = tiny_checkpoint(name)
-        with _Interrupting(at):
-            error = error_of(partial(compress, plugin, config, checkpoint))
-        chain = []
-        while error is not None:
-            chain.append(error)
-            error = error.__cause__ or error.__context__
-        hint = "catch only the errors that you know, and raise what you make of them"
-        where = f"{plugin.name}, torch call {at}"
-        expect(any(isinstance(one, Interrupted) for one in chain), "it went on after an error", where, hint)
-
-
 @check(
     "interrupted-leaves-no-trace",
     "interrupted in the middle, it leaves the input as it was, and a second run gives what an undisturbed one gives",
@@ -132,11 +87,11 @@ def errors_come_out(plugin: type[Any], config: Mapping[str, Any]) -> None:
 def interrupted_leaves_no_trace(plugin: type[Any], config: Mapping[str, Any]) -> None:
     name = home(plugin, config)
     undisturbed = tensors(result(plugin, config))
-    for at in _places(_calls(plugin, config, name)):
+    for at in places(plugin, config, name):
         checkpoint, where = tiny_checkpoint(name), f"{plugin.name}, interrupted at torch call {at}"
         before, weights = condition(checkpoint), tensors(checkpoint)
         with tempfile.TemporaryDirectory() as scratch:
-            with _Interrupting(at):
+            with Interrupting(at):
                 error_of(partial(compress, plugin, config, checkpoint, Path(scratch)))
             harmed = changed(before, condition(checkpoint)) + differing(weights, tensors(checkpoint))
             expect(not harmed, f"the input is changed: {listed(harmed)}", where, "work on a copy")

@@ -15,7 +15,7 @@ from leptonsdk.data.loading import Data
 from leptonsdk.errors import UsageError, first_line
 from leptonsdk.evaluation.harness import subject_settings
 from leptonsdk.evaluation.subjects import open_subject
-from leptonsdk.hooks import EvaluationSettings, Plugins, StepContext, TrainingCompressor
+from leptonsdk.hooks import EvaluationSettings, Plugins, StepContext, TrainingCompressor, errors_named
 from leptonsdk.training.trainer import CompressionTrainer
 
 _SAVES = 10  # checkpoints of a run, so that at most so much of it is lost
@@ -50,16 +50,20 @@ def train(
     subject = open_subject(checkpoint, plugins)
     settings = subject_settings(subject, settings)
     evaluator = plugins.get("evaluator", checkpoint.task)()
-    rows = evaluator.examples(data.rows, checkpoint.processor, settings)
+    with errors_named(type(evaluator)):
+        rows = evaluator.examples(data.rows, checkpoint.processor, settings)
     columns = rows.column_names
 
     def collate(examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         batch = {name: [example[name] for example in examples] for name in columns}
-        return dict(evaluator.training_batch(checkpoint.processor, batch, settings))
+        with errors_named(type(evaluator)):
+            return dict(evaluator.training_batch(checkpoint.processor, batch, settings))
 
     arguments = _arguments(args, context)
     if arguments.train_sampling_strategy == "group_by_length":
-        rows = rows.add_column(arguments.length_column_name, evaluator.lengths(checkpoint.processor, rows, settings))
+        with errors_named(type(evaluator)):
+            lengths = evaluator.lengths(checkpoint.processor, rows, settings)
+        rows = rows.add_column(arguments.length_column_name, lengths)
     trainer = CompressionTrainer(
         copy.deepcopy(checkpoint.model),
         arguments,

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, Trainer, TrainerCallback
 
 from leptonsdk.checkpoint import Checkpoint
 from leptonsdk.errors import UsageError
-from leptonsdk.hooks import StepContext, TrainingCompressor
+from leptonsdk.hooks import StepContext, TrainingCompressor, errors_named
 from leptonsdk.quantization.tensor_codebook import AnyTensor
 from leptonsdk.training.sharding import check_sharding, gather
 from leptonsdk.training.zeros import Zeros
@@ -76,7 +76,8 @@ class CompressionTrainerMixin(_Mixed):  # type: ignore[misc]
         check_order(self.compression, quantized)
         model = args[0] if args else kwargs.pop("model", None)
         for compressor in self.compression:
-            model = compressor.student(model)
+            with errors_named(type(compressor)):
+                model = compressor.student(model)
         self._use_cache = getattr(getattr(model, "config", None), "use_cache", None)
         super().__init__(model, *args[1:], **kwargs)
         check_sharding(self.accelerator, self.model, self.compression)
@@ -87,15 +88,18 @@ class CompressionTrainerMixin(_Mixed):  # type: ignore[misc]
             quantized=quantized or {},
         )
         for compressor in self.compression:
-            compressor.prepare(self.model, self.compression_context)
+            with errors_named(type(compressor)):
+                compressor.prepare(self.model, self.compression_context)
         if self.place_model_on_device:
             self._move_model_to_device(self.model, self.args.device)
         names = {id(parameter): name for name, parameter in self.model.named_parameters()}
-        self._groups = [
-            {**group, "params": [names[id(parameter)] for parameter in group["params"]]}
-            for compressor in self.compression
-            for group in compressor.parameter_groups()
-        ]
+        self._groups = []
+        for compressor in self.compression:
+            with errors_named(type(compressor)):
+                groups = compressor.parameter_groups()
+                self._groups += [
+                    {**one, "params": [names[id(parameter)] for parameter in one["params"]]} for one in groups
+                ]
         self._scaled: bool | None = None
         self._keep_zeros, self._zeros = keep_zeros, None
         self.add_callback(_Schedules(self))
@@ -153,6 +157,11 @@ class CompressionTrainerMixin(_Mixed):  # type: ignore[misc]
         loss = loss * share
         return (loss, outputs) if return_outputs else loss
 
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """The Trainer's; an error from a compressor's code names its plugin, found once it was raised: no batch is slower for it."""
+        with errors_named(*map(type, self.compression), foreign=True):
+            return super().train(*args, **kwargs)
+
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """The Trainer's, with no gradient for zeros that are to stay."""
         loss: torch.Tensor = super().training_step(*args, **kwargs)
@@ -201,9 +210,11 @@ class CompressionTrainerMixin(_Mixed):  # type: ignore[misc]
         model: Any = self.accelerator.unwrap_model(self.model)
         gather(model)
         for compressor in self.compression:
-            compressor.update(self.compression_progress)
+            with errors_named(type(compressor)):
+                compressor.update(self.compression_progress)
         for compressor in self.compression:
-            model = compressor.finalize(model, self.compression_context)
+            with errors_named(type(compressor)):
+                model = compressor.finalize(model, self.compression_context)
         if self._use_cache is not None:
             model.config.use_cache = self._use_cache  # the Trainer's own choice is for its forwards only
         self.compression, self._groups, self.optimizer, self._zeros = (), [], None, None
@@ -224,7 +235,8 @@ class CompressionTrainerMixin(_Mixed):  # type: ignore[misc]
         else:
             checkpoint = like.replace(model=model.to(like.model.device), quantized={})
         for compressor in self._compressors:
-            checkpoint = compressor.checkpoint(checkpoint)
+            with errors_named(type(compressor)):
+                checkpoint = compressor.checkpoint(checkpoint)
         return checkpoint
 
     def _own_loss(self) -> bool:

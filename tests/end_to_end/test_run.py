@@ -166,7 +166,7 @@ def test_a_step_that_breaks_names_plugin_version_and_step(
     recipe.write_text(yaml.safe_dump(content))
     done = command("run", recipe, "--out", tmp_path / "run")
     assert done.returncode == 4
-    assert "step 01-slow (leptonsdk-broken 3.1): ZeroDivisionError: oh" in done.stderr
+    assert "step 01-slow, plugin 'slow' (leptonsdk-broken 3.1): ZeroDivisionError: oh" in done.stderr
     assert "Traceback" not in done.stderr
     assert (tmp_path / "m.log").read_text() == "before 01-slow\nerror ZeroDivisionError\n"
 

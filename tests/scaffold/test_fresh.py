@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import site
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
 ROOT = Path(__file__).parents[2]
 (COMMANDS,) = [
@@ -87,10 +89,19 @@ def test_the_five_commands_of_the_readme_run_as_printed(fresh: Fresh) -> None:
     assert [step["name"] for step in run["steps"] if step["name"].endswith("brief")]
 
 
-def test_every_other_kind_installs_is_listed_passes_its_tests_and_stands_in_its_recipe(fresh: Fresh) -> None:
-    kinds = {"training": "fade", "backend": "plain", "evaluator": "nearness"}
-    fresh.run("\n".join(f"lepton plugins new {name} --kind {kind}" for kind, name in kinds.items()))
-    fresh.run(f"python -m pip install {' '.join(f'-e ./leptonsdk-{name}' for name in kinds.values())}")
+KINDS = {"training": "fade", "backend": "plain", "evaluator": "nearness"}
+
+
+@pytest.fixture(scope="module")
+def others(fresh: Fresh) -> Fresh:
+    """With a new plugin of every other kind installed."""
+    fresh.run("\n".join(f"lepton plugins new {name} --kind {kind}" for kind, name in KINDS.items()))
+    fresh.run(f"python -m pip install {' '.join(f'-e ./leptonsdk-{name}' for name in KINDS.values())}")
+    return fresh
+
+
+def test_every_other_kind_installs_is_listed_passes_its_tests_and_stands_in_its_recipe(others: Fresh) -> None:
+    kinds, fresh = KINDS, others
     listed = {record["name"]: record for record in json.loads(fresh.run("lepton plugins list --json"))}
     provided = {kind: listed[name]["provides"] for kind, name in kinds.items()}
     assert provided == {
@@ -104,3 +115,32 @@ def test_every_other_kind_installs_is_listed_passes_its_tests_and_stands_in_its_
         assert "failed" not in told
         planned = fresh.run(f"lepton plan leptonsdk-{name}/recipe.yaml")
         assert name in planned or "nearness" in planned
+
+
+def test_every_other_kind_works_in_a_run(others: Fresh) -> None:
+    """The recipe of the new training, exported to the new backend, judged by the new evaluator; on a tiny model, to be fast."""
+    from leptonsdk.testing.models import tiny_checkpoint
+
+    tiny_checkpoint("bert", task="feature-extraction").save(others.work / "tiny")
+    words = "a good film of the sea was very dull and bright".split()
+    rows = [{"query": " ".join(words[n % 11 :]), "passage": " ".join(words[: n % 7 + 1])} for n in range(24)]
+    (others.work / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    changes = (
+        "model={id: tiny, task: feature-extraction/nearness}",
+        "data={train: {path: rows.jsonl}, eval: {path: rows.jsonl}}",
+        "profile={turns: 5, latency: [{batch_size: 1, sequence_length: 8}]}",
+        "export=[{plain: {precision: bf16}}]",
+        "gate={margin: {max_drop: 1}, alignment: {max_drop: 4}, size: {min_reduction: 1.9}}",
+    )
+    options = " ".join(f"--set {shlex.quote(change)}" for change in changes)
+    others.run(f"lepton run leptonsdk-fade/recipe.yaml --out run {options}")
+    run = json.loads((others.work / "run" / "run.json").read_text(encoding="utf-8"))
+    assert run["verdict"] == "pass"
+    (artifact,) = run["artifacts"]
+    assert (artifact["backend"], artifact["precision"]) == ("plain", "bf16")
+    assert artifact["bits_per_weight"] == 16
+    assert [condition["metric"] for condition in run["conditions"]][:2] == ["margin", "alignment"]
+    assert [step["name"] for step in run["steps"]] == ["01-train"]
+    weights = load_file(others.work / "run" / "steps" / "01-train" / "model.safetensors")
+    layer = weights["encoder.layer.0.intermediate.dense.weight"]
+    assert float((layer == 0).float().mean()) == pytest.approx(0.3, abs=0.01)

@@ -21,6 +21,7 @@ from leptonsdk.errors import LeptonError, UsageError
 from leptonsdk.hooks import Backend, Compressor, Evaluator
 from leptonsdk.hooks.manager import ENVIRONMENT
 from leptonsdk.testing import Check, CheckFailed, CheckSkipped, checks_for, run_checks, running
+from leptonsdk.testing.bench import forward_hooks
 from leptonsdk.testing.models import ARCHITECTURES, tiny_checkpoint, tiny_inputs, tiny_rows
 from leptonsdk.testing.observing import is_pickled
 from leptonsdk.testing.watching import no_network, restored
@@ -240,3 +241,13 @@ def test_errors_keep_what_they_happened_in() -> None:
     error = LeptonError("groups do not fit", where="layer 'a'").within("step 01-rtn (leptonsdk 0.1.0)")
     assert str(error) == "step 01-rtn (leptonsdk 0.1.0), layer 'a': groups do not fit"
     assert str(LeptonError("no").within("step 1")) == "step 1: no"
+
+
+def test_hooks_of_transformers_itself_are_no_leak() -> None:
+    model = tiny_checkpoint("bert").model
+    model(**tiny_inputs(tiny_checkpoint("bert")), output_hidden_states=True)
+    assert any(module._forward_hooks for module in model.modules()), "transformers collects by hooks"
+    assert forward_hooks(model) == []
+    handle = model.base_model.register_forward_hook(lambda *_: None)
+    assert forward_hooks(model) == ["bert"]
+    handle.remove()

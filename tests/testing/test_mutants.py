@@ -21,7 +21,8 @@ KINDS = {
     "backend": others.BACKENDS,
     "evaluator": others.EVALUATORS,
 }
-MUTANTS = [(name, mutant) for mutants in KINDS.values() for name, mutant in mutants.items()] + others.MORE
+MUTANTS = [(name, mutant) for mutants in KINDS.values() for name, mutant in mutants.items()]
+MUTANTS += compressors.MORE + others.MORE
 
 
 @pytest.fixture(autouse=True)

@@ -7,3 +7,4 @@ from leptonsdk.testing import TrainingConformance
 
 class TestConformance(TrainingConformance):
     plugin = Distillation
+    configs = (*Distillation.examples, {"hidden": 1.0, "attention": 1.0})

@@ -7,3 +7,7 @@ from leptonsdk.testing import TrainingConformance
 
 class TestConformance(TrainingConformance):
     plugin = QuantizationAwareTraining
+    configs = (
+        *QuantizationAwareTraining.examples,
+        {"bit_width": 4, "group_size": 16, "activation_bits": None},  # learned scales
+    )

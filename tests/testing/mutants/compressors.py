@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import ConfigDict, field_validator
 
+from leptonsdk.errors import UsageError
 from leptonsdk.quantization import Scheme, weight_of
 from mutants.plugins import Pruner, PrunerConfig, Quantizer, chosen
 
@@ -200,6 +201,19 @@ class Swallows(Quantizer):
             return checkpoint
 
 
+class TerseError(UsageError):
+    def __str__(self) -> str:
+        return self.message
+
+
+class HidesWhoseErrorItIs(Pruner):
+    def compress(self, checkpoint: Any, context: Any) -> Any:
+        try:
+            return super().compress(checkpoint, context)
+        except Exception as error:
+            raise TerseError(f"pruning failed: {error}") from error
+
+
 class WorksOnItsInput(Pruner):
     """Hooks are taken off the input, if nothing comes in between."""
 
@@ -251,3 +265,4 @@ MUTANTS: dict[str, type[Any]] = {
     "better-than-naive": PrunesTheLargest,
     "composes": ForgetsIntegers,
 }
+MORE: list[tuple[str, type[Any]]] = [("errors-come-out", HidesWhoseErrorItIs)]

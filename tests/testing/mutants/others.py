@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
+from leptonsdk.errors import UsageError
 from leptonsdk.hooks import Metric
 from mutants.plugins import Classification, Folder, FolderConfig, MaskTraining, Running
 
@@ -39,6 +41,12 @@ class LeavesWrappers(MaskTraining):
 
         super().prepare(model, context)
         transform_weight(next(iter(self.layers.values())), "left_over", torch.nn.Identity())
+
+
+class LeavesMasksOut(MaskTraining):
+    def update(self, progress: float) -> None:
+        with contextlib.suppress(Exception):
+            super().update(progress)
 
 
 class ScalesOutputs(Folder):
@@ -134,6 +142,26 @@ class LooksAtNothing(Folder):
             pass
 
 
+class LooksAwayFromErrors(Folder):
+    def look(self, context: Any) -> None:
+        try:
+            super().look(context)
+        except UsageError:
+            raise
+        except Exception:
+            return
+
+
+class LoadsWhatItLoadedBefore(Folder):
+    last: Any = None
+
+    @classmethod
+    def load(cls, artifact: Any, *, threads: int | None = None) -> Any:
+        with contextlib.suppress(Exception):
+            cls.last = super().load(artifact, threads=threads)
+        return cls.last
+
+
 class HoldsNaN(Classification):
     def evaluate(self, runner: Any, processor: Any, dataset: Any, settings: Any) -> Any:
         import numpy as np
@@ -169,6 +197,16 @@ class ScoresBySeed(Classification):
         return {**made, "margin": made["margin"] + torch.initial_seed() % 1009}
 
 
+class ScoresFailures(Classification):
+    def evaluate(self, runner: Any, processor: Any, dataset: Any, settings: Any) -> Any:
+        import numpy as np
+
+        try:
+            return super().evaluate(runner, processor, dataset, settings)
+        except Exception:
+            return {"correct": np.zeros(len(dataset), dtype=np.int64), "margin": np.zeros(len(dataset))}
+
+
 class PromisesMore(Classification):
     metrics = (*Classification.metrics, Metric("confidence", ("confidence",)))
 
@@ -178,6 +216,7 @@ class NeedsMoreThanItSays(Classification):
 
 
 TRAINING: dict[str, type[Any]] = {
+    "errors-come-out": LeavesMasksOut,
     "training-finite": LosesItsLoss,
     "resumes": CountsForItself,
     "leaves-plain-modules": LeavesWrappers,
@@ -192,8 +231,12 @@ BACKENDS: dict[str, type[Any]] = {
     "keeps-integers": WritesFloats,
     "refuses-unknown-precision": TakesAnyPrecision,
     "refuses-without-calibration": LooksAtNothing,
+    "errors-come-out": LooksAwayFromErrors,
 }
-MORE: list[tuple[str, type[Any]]] = [("keeps-integers", WritesOtherIntegers)]
+MORE: list[tuple[str, type[Any]]] = [
+    ("keeps-integers", WritesOtherIntegers),
+    ("errors-come-out", LoadsWhatItLoadedBefore),
+]
 EVALUATORS: dict[str, type[Any]] = {
     "scores-finite": HoldsNaN,
     "one-score-per-example": ColumnsOfColumns,
@@ -201,5 +244,6 @@ EVALUATORS: dict[str, type[Any]] = {
     "batch-size-does-not-matter": ScoresBatches,
     "deterministic": ScoresBySeed,
     "makes-its-metrics": PromisesMore,
+    "errors-come-out": ScoresFailures,
     "refuses-missing-columns": NeedsMoreThanItSays,
 }
