@@ -11,6 +11,7 @@ import transformers
 
 from leptonsdk.checkpoint import Checkpoint
 from leptonsdk.hooks import StepContext
+from leptonsdk.testing.alone import run_artifact
 
 
 def _sliding(kind: str) -> Any:
@@ -94,3 +95,16 @@ def exports(tmp_path_factory: pytest.TempPathFactory, model: Any) -> Any:
         return artifact
 
     return export
+
+
+@pytest.fixture(scope="session")
+def alone() -> Any:
+    """What coremltools reads in an artifact in a process without leptonsdk and what it was made with: see ``alone_reading.py``."""
+    program = Path(__file__).with_name("alone_reading.py").read_text()
+
+    def read(artifact: Any) -> dict[str, torch.Tensor]:
+        return run_artifact(
+            artifact.folder / artifact.entry, program, {}, "coreml", ("torch", "transformers", "optimum")
+        )
+
+    return read

@@ -49,7 +49,7 @@ def halved(checkpoint: Checkpoint) -> Checkpoint:
 
 
 @pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES)
-def test_what_stands_in_the_package_is_the_checkpoints(exports, model, scheme):
+def test_what_stands_in_the_package_is_the_checkpoints(exports, model, alone, scheme):
     checkpoint = quantized(model, "bert", **scheme)
     artifact = exports(checkpoint, "auto")
     assert artifact.precision == "packed"
@@ -70,6 +70,11 @@ def test_what_stands_in_the_package_is_the_checkpoints(exports, model, scheme):
         assert (weight.zero_point is None) == (zero_point is None)
         if zero_point is not None:
             np.testing.assert_array_equal(weight.zero_point.astype(np.int8), zero_point.numpy())
+    read = alone(artifact)  # by coremltools, which decompresses them
+    for name, tensor in checkpoint.quantized.items():
+        torch.testing.assert_close(
+            read[f"weight {artifact.details['packed'][name]}"], tensor.dequantize(), atol=0, rtol=1e-6
+        )
 
 
 @pytest.mark.parametrize("tied", [True, False])
