@@ -78,7 +78,9 @@ def _whisper(layers: int) -> Any:
         suppress_tokens=None,
         begin_suppress_tokens=None,
     )
-    return transformers.WhisperForConditionalGeneration(config)
+    model = transformers.WhisperForConditionalGeneration(config)
+    model.model.decoder.embed_positions.weight.data.normal_()  # or one token follows for ever
+    return model
 
 
 def _t5(layers: int) -> Any:
@@ -108,6 +110,8 @@ def build(name: str, seed: int = 0, layers: int = 2) -> Any:
             module.p = 0.0
         if isinstance(module, torch.nn.Linear):
             module.weight.data.normal_(std=module.in_features**-0.5)
+        if isinstance(module, torch.nn.Conv1d):  # Whisper's: sounds are heard beside their positions
+            module.weight.data.normal_(std=module.in_channels**-0.5)
     return model.eval()
 
 

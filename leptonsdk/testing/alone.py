@@ -1,4 +1,4 @@
-"""Outside of leptonsdk: one child process, kept for all checks, in which importing it fails."""
+"""Outside of leptonsdk: a child process, kept for all checks, in which importing it fails."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,10 @@ _HINT = "write what plain transformers, or the runtime, reads without your packa
 
 
 class _Child:
-    def __init__(self) -> None:
+    def __init__(self, *without: str) -> None:
         environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "OMP_NUM_THREADS": "1"}
         self._process = subprocess.Popen(
-            [sys.executable, "-P", str(Path(__file__).with_name("worker.py"))],
+            [sys.executable, "-P", str(Path(__file__).with_name("worker.py")), *without],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -48,22 +48,26 @@ class _Child:
 
 
 @cache
-def _start() -> _Child:
-    return _Child()
+def _start(*without: str) -> _Child:
+    return _Child(*without)
 
 
-def start() -> _Child:
-    """The child process: it takes seconds to import what it needs, so it is started early and kept."""
-    if not _start().alive():
+def start(*without: str) -> _Child:
+    """The child process: it takes seconds to import what it needs, so it is started early and kept.
+
+    Args:
+        without: Packages that cannot be imported in it, beside leptonsdk and its plugins.
+    """
+    if not _start(*without).alive():
         _start.cache_clear()
-    return _start()
+    return _start(*without)
 
 
-def _ask(inputs: Mapping[str, Tensor], where: str, **request: Any) -> dict[str, Tensor]:
+def _ask(inputs: Mapping[str, Tensor], where: str, *without: str, **request: Any) -> dict[str, Tensor]:
     with tempfile.TemporaryDirectory() as scratch:
         source, target = Path(scratch) / "inputs.safetensors", Path(scratch) / "outputs.safetensors"
         save_file({name: value.contiguous() for name, value in inputs.items()}, source)
-        answer = start().ask({**request, "inputs": str(source), "outputs": str(target)})
+        answer = start(*without).ask({**request, "inputs": str(source), "outputs": str(target)})
         if "error" in answer:
             raise CheckFailed(f"it does not load and run without leptonsdk: {answer['error']}", where=where, hint=_HINT)
         return {name: torch.clone(value) for name, value in load_file(target).items()}
@@ -78,10 +82,19 @@ def run_model(folder: Path, inputs: Mapping[str, Tensor], output: str, where: st
     return _ask(inputs, where, folder=str(folder), output=output)[output]
 
 
-def run_artifact(entry: Path, code: str, inputs: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
-    """The outputs of an artifact, opened by a backend's own lines in a process without leptonsdk.
+def run_artifact(
+    entry: Path, code: str, inputs: Mapping[str, Tensor], where: str, without: Sequence[str] = ()
+) -> dict[str, Tensor]:
+    """The outputs of an artifact, opened by a few lines in a process without leptonsdk.
+
+    Args:
+        entry: The artifact's entry.
+        code: A backend's ``run_alone``, or others with such a function ``run(entry, inputs)``.
+        inputs: By name.
+        where: For the error.
+        without: More packages that cannot be imported there, ``torch`` say.
 
     Raises:
         CheckFailed: It cannot be opened or run there.
     """
-    return _ask(inputs, where, entry=str(entry), code=code)
+    return _ask(inputs, where, *without, entry=str(entry), code=code)

@@ -159,6 +159,7 @@ def _apart(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> float:
     when=lambda plugin: plugin.run_alone is not None,
 )
 def runs_alone(plugin: type[Any], config: Mapping[str, Any]) -> None:
+    skip_unless(plugin.untimed() is None, f"its runtime is not on this system: {plugin.untimed()}")
     start()
     artifact, checkpoint, runner = _opened(plugin, config)
     inputs = {name: value for name, value in tiny_inputs(checkpoint, 1).items() if name in runner.input_names}

@@ -22,6 +22,9 @@ from leptonsdk.hooks import Backend, Compressor, Evaluator
 from leptonsdk.hooks.manager import ENVIRONMENT
 from leptonsdk.testing import Check, CheckFailed, CheckSkipped, checks_for, run_checks, running
 from leptonsdk.testing.bench import forward_hooks
+
+
+from leptonsdk.testing.alone import run_artifact
 from leptonsdk.testing.models import ARCHITECTURES, tiny_checkpoint, tiny_inputs, tiny_rows
 from leptonsdk.testing.observing import is_pickled
 from leptonsdk.testing.watching import no_network, restored
@@ -251,3 +254,17 @@ def test_hooks_of_transformers_itself_are_no_leak() -> None:
     handle = model.base_model.register_forward_hook(lambda *_: None)
     assert forward_hooks(model) == ["bert"]
     handle.remove()
+
+
+@pytest.mark.parametrize("package", ["leptonsdk", "leptonsdk_openvino", "torch", "torch.nn"])
+def test_outside_of_leptonsdk_nothing_of_it_can_be_imported_nor_what_else_is_kept_out(package: str) -> None:
+    lines = "\ndef run(entry, inputs):\n    return {name: value + 1 for name, value in inputs.items()}"
+    with pytest.raises(CheckFailed, match=f"'{package.partition('.')[0]}"):
+        run_artifact(Path("entry"), f"import {package}{lines}", {}, "here", without=("torch",))
+    given = {"ids": torch.tensor([1, 2]), "half": torch.tensor(0.5, dtype=torch.half)}
+    found = run_artifact(Path("entry"), f"import numpy{lines}", given, "here", without=("torch",))
+    assert found["ids"].tolist() == [2, 3]
+    assert found["ids"].dtype == torch.int64, "integers stay"
+    assert found["half"] == 1.5
+    assert found["half"].dtype == torch.float32
+    assert found["half"].shape == ()

@@ -11,6 +11,7 @@ import transformers
 
 from leptonsdk.checkpoint import Checkpoint
 from leptonsdk.hooks import StepContext
+from leptonsdk.testing.alone import run_artifact
 
 
 def _sliding(kind: str) -> Any:
@@ -47,10 +48,10 @@ def _resnet() -> Any:
 def model(tiny: Any) -> Any:
     """A tiny model by name."""
 
-    def make(name: str) -> Any:
+    def make(name: str, layers: int = 2) -> Any:
         if name in ("mistral", "modernbert"):
             return _sliding(name)
-        return _resnet() if name == "resnet" else tiny.build(name)
+        return _resnet() if name == "resnet" else tiny.build(name, layers=layers)
 
     return make
 
@@ -76,10 +77,26 @@ def batch() -> Any:
 
 @pytest.fixture(scope="session")
 def exports(tmp_path_factory: pytest.TempPathFactory, model: Any) -> Any:
-    """Exports a checkpoint, or a tiny model by name, in a precision."""
+    """Exports a checkpoint, or a tiny model by name, in a precision.
+
+    A model by name is converted once for all precisions that compress the same program: that is most of an export's time.
+    """
     from leptonsdk_coreml import CoreMLBackend, CoreMLConfig
+    from leptonsdk_coreml import export as exporting
 
     done: dict[tuple[str, str], Any] = {}
+    programs: dict[tuple[Any, ...], Any] = {}
+    convert = exporting.convert
+
+    def converted_once(source: str) -> Any:
+        def converted(traced: Any, config: Any, *, fp16: bool, pipeline: Any = None) -> Any:
+            shapes = (config.minimum_deployment_target, config.max_length, config.max_batch_size)
+            key = (source, fp16, *shapes)
+            if key not in programs:
+                programs[key] = convert(traced, config, fp16=fp16, pipeline=pipeline)
+            return programs[key]
+
+        return converted
 
     def export(source: Any, precision: str = "fp32", folder: Path | None = None, **config: Any) -> Any:
         key = (source, precision + repr(sorted(config.items())))
@@ -88,9 +105,25 @@ def exports(tmp_path_factory: pytest.TempPathFactory, model: Any) -> Any:
         folder = folder or tmp_path_factory.mktemp("export")
         checkpoint = Checkpoint.of(model(source)) if isinstance(source, str) else source
         backend = CoreMLBackend(CoreMLConfig(precision=precision, **config))
-        artifact = backend.export(checkpoint, folder, StepContext(seed=0, folder=folder))
+        with pytest.MonkeyPatch.context() as patch:
+            if isinstance(source, str):
+                patch.setattr(exporting, "convert", converted_once(source))
+            artifact = backend.export(checkpoint, folder, StepContext(seed=0, folder=folder))
         if isinstance(source, str):
             done[key] = artifact
         return artifact
 
     return export
+
+
+@pytest.fixture(scope="session")
+def alone() -> Any:
+    """What coremltools reads in an artifact in a process without leptonsdk and what it was made with: see ``alone_reading.py``."""
+    program = Path(__file__).with_name("alone_reading.py").read_text()
+
+    def read(artifact: Any) -> dict[str, torch.Tensor]:
+        return run_artifact(
+            artifact.folder / artifact.entry, program, {}, "coreml", ("torch", "transformers", "optimum")
+        )
+
+    return read

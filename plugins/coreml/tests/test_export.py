@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import textwrap
 
+import coremltools as ct
+import numpy as np
 import pytest
 import torch
 from leptonsdk_coreml import CoreMLBackend, CoreMLConfig
+from leptonsdk_coreml.runner_reference import ReferenceProgram
 from pydantic import ValidationError
 
 from leptonsdk.checkpoint import Checkpoint
@@ -150,34 +152,57 @@ def test_an_older_target_has_its_own_operations(exports):
     assert artifact.details["parity"]["relative_rms"] < 0.1
 
 
-PREAMBLE = """
-    import sys
-    class Refuse:
-        def find_spec(self, name, path=None, target=None):
-            if name.split(".")[0].startswith("leptonsdk"):
-                raise ImportError(name)
-    sys.meta_path.insert(0, Refuse())
-"""
+# The greatest error of a weight, relative to the greatest of its row: of integers half a step, and what a scale in fp16 adds.
+ERRORS = {"fp32": 0, "fp16": 6e-4, "int8": 0.75 / 127, "int4": 0.75 / 7, "palettized": 0.3}
 
 
-def test_coremltools_alone_opens_it(exports):
-    artifact = exports("bert", "int8")
-    code = """
-        import coremltools as ct
-        model = ct.models.MLModel(sys.argv[1], skip_model_load=True)
-        spec = model.get_spec()
-        print(sorted(value.name for value in spec.description.input), [value.name for value in spec.description.output])
-        print(len(ct.optimize.coreml.get_weights_metadata(model, weight_threshold=0)) > 0)
-    """
-    program = textwrap.dedent(PREAMBLE) + textwrap.dedent(code)
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(artifact.folder / artifact.entry)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-2:] == ["['attention_mask', 'input_ids', 'token_type_ids'] ['logits']", "True"]
+@pytest.mark.parametrize(
+    ("name", "precision"),
+    [("bert", "fp32"), ("bert", "int8"), ("vit", "fp16"), ("llama", "int4"), ("llama", "palettized")],
+)
+def test_coremltools_alone_reads_ports_operations_and_weights(exports, model, alone, name, precision):
+    artifact = exports(name, precision, **({"block_size": 16} if precision == "int4" else {}))
+    found, source = alone(artifact), model(name)
+    if name == "vit":
+        sizes = {"pixel_values": [[1, 64], [3, 3], [16, 16], [16, 16]]}
+    else:
+        texts = ("input_ids", "attention_mask", "token_type_ids")[: 3 if name == "bert" else 2]
+        sizes = {text: [[1, 64], [1, 32]] for text in texts}
+    assert {key[6:]: value.tolist() for key, value in found.items() if key.startswith("input ")} == sizes
+    linear = [module for module in source.modules() if isinstance(module, torch.nn.Linear)]
+    assert found["operation linear"] == len(linear)
+    compressed = sum(int(value) for key, value in found.items() if key.startswith("operation constexpr_"))
+    assert compressed == len(artifact.details.get("quantization", {}).get("compressed", ()))
+    tables = {key.replace(".", "_"): value for key, value in source.named_parameters() if value.dim() == 2}
+    for key, weight in tables.items():
+        names = (f"weight model_{key}{end}" for end in ("", "_to_fp16", "_to_fp16_quantized", "_to_fp16_palettized"))
+        (read,) = (found[name] for name in names if name in found)
+        assert ((read - weight).abs() <= ERRORS[precision] * weight.abs().amax(1, keepdim=True)).all(), key
+
+
+def test_the_lines_for_macos_give_the_program_what_it_takes(exports, batch, monkeypatch):
+    """Core ML is not here: what coremltools would hand to it is evaluated by reference."""
+    artifact, inputs = exports("bert", "fp16"), batch("bert", 3, 6)
+
+    class Model:
+        def __init__(self, path):
+            self.model = opened(path, skip_model_load=True)
+            self.get_spec = self.model.get_spec
+
+        def predict(self, feed):
+            types = {port.name: port.type.multiArrayType.dataType for port in self.get_spec().description.input}
+            assert {name: value.dtype for name, value in feed.items()} == {
+                name: arrays[kind] for name, kind in types.items()
+            }
+            return ReferenceProgram(self.model)({name: torch.from_numpy(value) for name, value in feed.items()})
+
+    opened, arrays = ct.models.MLModel, {ct.proto.FeatureTypes_pb2.ArrayFeatureType.INT32: np.dtype("int32")}
+    monkeypatch.setattr(ct.models, "MLModel", Model)
+    names = {}
+    exec(CoreMLBackend.run_alone, names)
+    found = names["run"](str(artifact.folder / artifact.entry), {name: value.numpy() for name, value in inputs.items()})
+    monkeypatch.undo()
+    torch.testing.assert_close(found["logits"], CoreMLBackend.load(artifact)(**inputs).logits)
 
 
 def test_transformers_opens_the_folder(exports, batch):

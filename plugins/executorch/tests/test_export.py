@@ -14,6 +14,7 @@ from leptonsdk_executorch import ExecuTorchBackend, ExecuTorchConfig
 
 from leptonsdk.checkpoint import Checkpoint
 from leptonsdk.errors import ExportError, UsageError
+from leptonsdk.testing.alone import run_artifact
 
 CASES = [("bert", "fp32"), ("vit", "int8-static"), ("llama", "int8")]
 
@@ -51,6 +52,15 @@ def test_int8_stays_close_and_stores_int8(exports, make, name, precision):
     weights = [m.weight for m in make.model(name).modules() if isinstance(m, torch.nn.Linear) and len(m.weight) == 32]
     assert len(weights) > 2  # none of them stands there in floats
     assert not any(weight.detach().numpy().tobytes() in program for weight in weights)
+
+
+@pytest.mark.parametrize(("name", "precision"), CASES)
+def test_executorch_alone_computes_the_same(exports, make, name, precision):
+    artifact = exports(name, precision)
+    batch = make.batch(name, 1 if name == "llama" else 3, 7, seed=3)  # a decoder's program takes one row
+    entry, without = artifact.folder / artifact.entry, ("transformers", "torchao")
+    found = run_artifact(entry, ExecuTorchBackend.run_alone, batch, "executorch", without)["logits"]
+    torch.testing.assert_close(found, load(artifact)(**batch).logits, atol=1e-6, rtol=1e-6)
 
 
 def test_the_folder_holds_a_program_and_what_belongs_to_it(exports):

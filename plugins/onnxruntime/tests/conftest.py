@@ -10,13 +10,15 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+import onnx_ir as ir
 import pytest
 import torch
 import transformers
+from leptonsdk_onnxruntime import OnnxRuntimeBackend
 
 from leptonsdk.hooks import StepContext
-
-torch.set_num_threads(2)
+from leptonsdk.testing.alone import run_artifact
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,19 @@ def make_context(name: str, folder: Path, *, data: bool = True) -> StepContext:
     )
 
 
+def alone(artifact: Any, inputs: Mapping[str, Any], **more: Any) -> dict[str, torch.Tensor]:
+    """What an artifact computes in a process with ONNX Runtime and NumPy, without leptonsdk and what it was made with.
+
+    Models that generate do so greedily there: see ``alone_decoder.py`` and ``alone_seq2seq.py``.
+    """
+    cached = any(value["name"].startswith("past_key_values.") for value in artifact.details.get("inputs", ()))
+    kind = "seq2seq" if "seq2seq" in artifact.details else "decoder" if cached else None
+    program = OnnxRuntimeBackend.run_alone if kind is None else Path(__file__).with_name(f"alone_{kind}.py").read_text()
+    given = {**inputs, **{name: torch.as_tensor(value) for name, value in more.items()}}
+    without = ("torch", "transformers", "optimum", "onnx", "onnxscript")
+    return run_artifact(artifact.folder / artifact.entry, program, given, "onnxruntime", without)
+
+
 @dataclass
 class Exports:
     """Exports each model in each precision once, when it is first asked for."""
@@ -146,7 +161,7 @@ class Exports:
     done: dict[tuple[str, str], Any]
 
     def __call__(self, name: str, precision: str = "fp32", **options: Any) -> Any:
-        from leptonsdk_onnxruntime import OnnxRuntimeBackend, OnnxRuntimeConfig
+        from leptonsdk_onnxruntime import OnnxRuntimeConfig
 
         key = (name, precision + repr(sorted(options.items())))
         if key not in self.done:
@@ -161,32 +176,80 @@ class Exports:
 @pytest.fixture(scope="session")
 def tiny(tiny: SimpleNamespace) -> SimpleNamespace:
     """The models' makers, batches for them, and a step context, beside what all plugins test with."""
-    return SimpleNamespace(**{**vars(tiny), "models": MODELS, "batch": model_batch, "context": make_context})
+    own = {"models": MODELS, "batch": model_batch, "context": make_context, "alone": alone}
+    return SimpleNamespace(**{**vars(tiny), **own})
 
 
-_TRACES: dict[tuple[str, int], Any] = {}
+class Traces:
+    """Traces a model once, when it is first asked for: tracing is most of an export's time.
+
+    Later models of its class and sizes get the same graph with their own weights. Where one that differs has no place of its
+    own in it (equal tensors are merged), the model is traced itself.
+    """
+
+    def __init__(self) -> None:
+        self.kept: dict[Any, Any] = {}
+
+    def once(self, trace: Callable[..., Any]) -> Callable[..., Any]:
+        def cached(model: Any, inputs: Any, opset: int) -> Any:
+            state = {name: value.numpy() for name, value in model.state_dict().items()}
+            key = (type(model).__name__, opset, *inputs, *((name, value.shape) for name, value in state.items()))
+            if key not in self.kept:
+                found = trace(model, inputs, opset)
+                before = {name: value.copy() for name, value in state.items()}
+                self.kept[key] = found, before, _places(_parts(found), before)
+            found, before, places = self.kept[key]
+            copies = tuple(dataclasses.replace(part, model=part.model.clone()) for part in _parts(found))
+            if not _fill(copies, places, before, state):
+                return trace(model, inputs, opset)
+            return copies if isinstance(found, tuple) else copies[0]
+
+        return cached
+
+
+Places = dict[tuple[int, str], list[tuple[str, bool]]]
+"""Part and initializer to the weights that stand there, and whether as their transpose."""
+
+
+def _parts(found: Any) -> tuple[Any, ...]:
+    return found if isinstance(found, tuple) else (found,)
+
+
+def _places(parts: tuple[Any, ...], weights: Mapping[str, Any]) -> Places:
+    places: Places = {}
+    for index, part in enumerate(parts):
+        for name, value in part.model.graph.initializers.items():
+            array = value.const_value.numpy()
+            same = [(weight, False) for weight, own in weights.items() if np.array_equal(own, array)]
+            places[index, name] = same or [
+                (weight, True) for weight, own in weights.items() if np.array_equal(own.T, array)
+            ]
+    return places
+
+
+def _fill(parts: tuple[Any, ...], places: Places, before: Mapping[str, Any], weights: Mapping[str, Any]) -> bool:
+    """Put weights into their places; False where that cannot be done."""
+    changed = {name for name, own in weights.items() if not np.array_equal(own, before[name])}
+    for (index, name), owners in places.items():
+        if changed.isdisjoint(owner for owner, _ in owners):
+            continue
+        first, *others = (weights[owner].T if turned else weights[owner] for owner, turned in owners)
+        if not all(np.array_equal(first, other) for other in others):
+            return False
+        parts[index].model.graph.initializers[name].const_value = ir.tensor(np.array(first, order="C"), name=name)
+    return changed <= {owner for owners in places.values() for owner, _ in owners}
+
+
+_TRACES = Traces()
 
 
 @pytest.fixture(scope="module", autouse=True)
 def traced_once() -> Iterator[None]:
-    """Trace each tiny model once: tracing is most of an export's time, and its result is the same for every precision.
-
-    Only in these modules: other tests of the same process have models of the same classes.
-    """
     from leptonsdk_onnxruntime import export
 
-    def once(trace: Callable[..., Any]) -> Callable[..., Any]:
-        def cached(model: Any, inputs: Any, opset: int) -> Any:
-            key = (type(model).__name__, opset)
-            if key not in _TRACES:
-                _TRACES[key] = trace(model, inputs, opset)
-            return dataclasses.replace(_TRACES[key], model=_TRACES[key].model.clone())
-
-        return cached
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(export, "trace", once(export.trace))
-        patch.setattr(export, "trace_decoder", once(export.trace_decoder))
+        for name in ("trace", "trace_decoder", "trace_encoder_decoder"):
+            patch.setattr(export, name, _TRACES.once(getattr(export, name)))
         yield
 
 

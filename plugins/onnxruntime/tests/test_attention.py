@@ -8,8 +8,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 import torch
-from leptonsdk_onnxruntime import OnnxRuntimeBackend
-from leptonsdk_onnxruntime.export_torch import trace, trace_decoder
+from leptonsdk_onnxruntime import OnnxRuntimeBackend, export
 from leptonsdk_onnxruntime.graph_attention import simplify_attention
 
 
@@ -42,7 +41,7 @@ def test_grouped_keys_are_not_copied_for_every_head(exports):
 @pytest.mark.parametrize("name", ["bert", "modernbert", "vit", "llama", "gpt2"])
 def test_simplifying_twice_changes_nothing(name, tiny):
     model, batch = tiny.models[name]().model, tiny.batch(name, 2)
-    traced = (trace_decoder if name in ("llama", "gpt2") else trace)(model, batch, 23)
+    traced = (export.trace_decoder if name in ("llama", "gpt2") else export.trace)(model, batch, 23)
     simplify_attention(traced.model, traced.dims)
     before = [node.op_type for node in traced.model.graph]
     assert simplify_attention(traced.model, traced.dims) == 0

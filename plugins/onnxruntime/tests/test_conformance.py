@@ -8,7 +8,7 @@ from leptonsdk.testing import BackendConformance
 
 @pytest.fixture(scope="module", autouse=True)
 def traced_once() -> None:
-    """Not here: the kit's models have the classes of this plugin's own, and other weights."""
+    """Not here: the kit watches a whole export."""
 
 
 class TestConformance(BackendConformance):

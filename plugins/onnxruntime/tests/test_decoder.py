@@ -23,6 +23,15 @@ def test_greedy_is_token_for_token_the_same(exports, name, rows, tiny):
     assert torch.equal(found, expected)
 
 
+@pytest.mark.parametrize(
+    ("name", "precision"), [("llama", "fp32"), ("gpt2", "fp32"), ("llama", "int8-dynamic"), ("llama", "int8-static")]
+)
+def test_onnxruntime_alone_generates_the_same(exports, name, precision, tiny):
+    artifact, batch = exports(name, precision), tiny.batch(name, 3, 8, seed=5)
+    found, runner = tiny.alone(artifact, batch, new_tokens=12), OnnxRuntimeBackend.load(artifact, threads=2)
+    assert torch.equal(found["ids"], runner.generate(**batch, max_new_tokens=12)[:, 8:])
+
+
 @pytest.mark.parametrize("name", DECODERS)
 def test_rows_end_at_eos_and_are_padded(exports, name, tiny):
     model, batch = tiny.models[name]().model, tiny.batch(name, 4, 8, seed=5)

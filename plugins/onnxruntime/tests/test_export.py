@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
 
 import onnx
@@ -14,6 +13,7 @@ import torch
 from leptonsdk_onnxruntime import OnnxRuntimeBackend, OnnxRuntimeConfig
 
 from leptonsdk.errors import ExportError, UsageError
+from leptonsdk.testing.alone import run_artifact
 
 ALL = ["bert", "modernbert", "vit", "llama", "gpt2"]
 INT8 = ["int8-dynamic", "int8-static"]
@@ -125,54 +125,32 @@ def test_tied_weights_are_stored_once(exports, tiny):
     assert OnnxRuntimeBackend.weights(exports("llama", "int8")).bits_per_weight < 10
 
 
-PREAMBLE = """
-    import sys
-    class Refuse:
-        def find_spec(self, name, path=None, target=None):
-            if name.split(".")[0].startswith("leptonsdk"):
-                raise ImportError(name)
-    sys.meta_path.insert(0, Refuse())
+@pytest.mark.parametrize(
+    ("name", "precision"), [("bert", "fp32"), ("bert", "int8-dynamic"), ("bert", "int8-static"), ("vit", "int8-static")]
+)
+def test_onnxruntime_alone_computes_the_same(exports, name, precision, tiny):
+    artifact, batch = exports(name, precision), tiny.batch(name, 3, 6, seed=3)
+    expected = OnnxRuntimeBackend.load(artifact, threads=2)(**batch).logits
+    torch.testing.assert_close(tiny.alone(artifact, batch)["logits"], expected, atol=1e-5, rtol=1e-5)
+
+
+EXPORTED_MODEL = """
+from pathlib import Path
+import torch
+from transformers.exporters import ExportedModel
+
+def run(entry, inputs):
+    model = ExportedModel.from_pretrained(Path(entry).parent)
+    return {"logits": model(**{name: torch.as_tensor(value) for name, value in inputs.items()}).logits}
 """
 
 
-def run_elsewhere(code: str, *arguments: object) -> str:
-    """Run code in a process where leptonsdk cannot be imported."""
-    program = textwrap.dedent(PREAMBLE) + textwrap.dedent(code)
-    done = subprocess.run(
-        [sys.executable, "-c", program, *map(str, arguments)], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-@pytest.mark.parametrize(("name", "precision"), [("bert", "int8-static"), ("llama", "int8")])
-def test_onnxruntime_alone_opens_it(exports, name, precision):
-    artifact = exports(name, precision)
-    out = run_elsewhere(
-        "import onnxruntime as ort; print([v.name for v in ort.InferenceSession(sys.argv[1]).get_outputs()])",
-        artifact.folder / artifact.entry,
-    )
-    assert "logits" in out
-
-
 @pytest.mark.parametrize(("name", "precision"), [("bert", "fp32"), ("vit", "int8-static")])
-def test_transformers_exported_model_opens_it(exports, name, precision, tmp_path, tiny):
-    artifact = exports(name, precision)
-    batch = tiny.batch(name, 3, 6, seed=3)
-    torch.save(batch, tmp_path / "batch.pt")
-    run_elsewhere(
-        """
-        import torch
-        from transformers.exporters import ExportedModel
-        model = ExportedModel.from_pretrained(sys.argv[1])
-        torch.save(model(**torch.load(sys.argv[2])).logits, sys.argv[3])
-        """,
-        artifact.folder / "onnx",
-        tmp_path / "batch.pt",
-        tmp_path / "logits.pt",
-    )
+def test_transformers_exported_model_opens_it(exports, name, precision, tiny):
+    artifact, batch = exports(name, precision), tiny.batch(name, 3, 6, seed=3)
     expected = OnnxRuntimeBackend.load(artifact, threads=2)(**batch).logits
-    torch.testing.assert_close(torch.load(tmp_path / "logits.pt"), expected)
+    found = run_artifact(artifact.folder / artifact.entry, EXPORTED_MODEL, batch, name)
+    torch.testing.assert_close(found["logits"], expected)
 
 
 def test_importing_the_plugin_loads_nothing_heavy():

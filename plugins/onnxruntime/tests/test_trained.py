@@ -23,11 +23,6 @@ KEPT = {"bert": ("classifier",), "llama": ("lm_head",), "gpt2": ("lm_head",), "t
 TARGETS = ("Linear", "Conv1D")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def traced_once() -> None:
-    """Not here: models of one class have other weights in each test."""
-
-
 def trained(tiny: Any, name: str, **scheme: Any) -> Checkpoint:
     """A checkpoint as training leaves it."""
     model = tiny.build(name, layers=1) if name == "t5" else tiny.models[name]().model
@@ -88,6 +83,19 @@ def assert_computes_what_was_trained(artifact: Any, checkpoint: Checkpoint, tiny
     assert float(error) < 0.2 * float(rounding)
 
 
+def assert_computes_the_same_alone(artifact: Any, tiny: Any, name: str) -> None:
+    given, runner = batch(tiny, name, 11), OnnxRuntimeBackend.load(artifact, threads=1)
+    if name == "bert":
+        found, wanted = tiny.alone(artifact, given)["logits"], runner(**given).logits
+        torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
+        return
+    begin = 1 if name == "t5" else given["input_ids"].shape[1]
+    given.pop("decoder_input_ids", None)
+    wanted = runner.generate(**given, max_new_tokens=8)[:, begin:]
+    wanted = wanted.masked_fill(wanted == 1, 0) if name == "t5" else wanted  # its end token
+    assert torch.equal(tiny.alone(artifact, given, new_tokens=8)["ids"][:, : wanted.shape[1]], wanted)
+
+
 @pytest.mark.parametrize("name", KEPT)
 def test_integers_and_scales_are_the_checkpoints_bit_for_bit(tmp_path: Path, tiny: Any, name: str) -> None:
     """Of query, key and value too, which are one product in the graph."""
@@ -96,6 +104,7 @@ def test_integers_and_scales_are_the_checkpoints_bit_for_bit(tmp_path: Path, tin
     assert artifact.precision == "int8-static"
     assert_same_channels(artifact, checkpoint)
     assert_computes_what_was_trained(artifact, checkpoint, tiny, name)
+    assert_computes_the_same_alone(artifact, tiny, name)
 
 
 @pytest.mark.parametrize(

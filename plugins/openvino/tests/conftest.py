@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 import torch
+from leptonsdk_openvino import OpenVINOBackend
 
 from leptonsdk.checkpoint import Checkpoint
 from leptonsdk.hooks import StepContext
+from leptonsdk.testing.alone import run_artifact
 
 DECODERS = ("llama",)
 SEQ2SEQ = ("whisper", "t5")
@@ -22,9 +24,9 @@ def model_of(tiny: Any, name: str) -> Any:
     """The tiny model of that name, the same in every call."""
     model = tiny.build(name, layers=1)
     if name == "whisper":
-        model.generation_config.update(
-            no_timestamps_token_id=39, return_timestamps=False, suppress_tokens=[5, 6], begin_suppress_tokens=[7]
-        )
+        rules = {"no_timestamps_token_id": 39, "suppress_tokens": [5, 6], "begin_suppress_tokens": [7]}
+        for rule, value in {**rules, "return_timestamps": False}.items():
+            setattr(model.generation_config, rule, value)
     return model
 
 
@@ -51,12 +53,25 @@ def context_of(name: str, folder: Path, *, data: bool = True) -> StepContext:
     return StepContext(seed=0, folder=folder, batches=batches if data else None, samples=batches, threads=1)
 
 
+def alone(artifact: Any, inputs: Any, **more: Any) -> dict[str, torch.Tensor]:
+    """What an artifact computes in a process with OpenVINO and NumPy, without leptonsdk and what it was made with.
+
+    Models that generate do so greedily there: see ``alone_decoder.py`` and ``alone_seq2seq.py``.
+    """
+    kind = "seq2seq" if "decoder" in artifact.details else "decoder" if artifact.details.get("stateful") else None
+    program = OpenVINOBackend.run_alone if kind is None else Path(__file__).with_name(f"alone_{kind}.py").read_text()
+    given = {**inputs, **{name: torch.as_tensor(value) for name, value in more.items()}}
+    without = ("torch", "transformers", "optimum", "nncf")
+    return run_artifact(artifact.folder / artifact.entry, program, given, "openvino", without)
+
+
 @pytest.fixture(scope="session")
 def make(tiny: Any) -> SimpleNamespace:
     return SimpleNamespace(
         model=lambda name: model_of(tiny, name),
         batch=batch_of,
         context=context_of,
+        alone=alone,
         with_input_scales=tiny.with_input_scales,
         rounding_inputs=tiny.rounding_inputs,
     )
@@ -65,7 +80,7 @@ def make(tiny: Any) -> SimpleNamespace:
 @pytest.fixture(scope="session")
 def exports(tmp_path_factory: pytest.TempPathFactory, tiny: Any) -> Callable[..., Any]:
     """Exports each model in each precision once, from one trace of it: tracing is most of the time."""
-    from leptonsdk_openvino import OpenVINOBackend, OpenVINOConfig, export
+    from leptonsdk_openvino import OpenVINOConfig, export
 
     root, done, traces = tmp_path_factory.mktemp("exports"), {}, {}
     trace = export._trace

@@ -110,6 +110,17 @@ def test_integers_and_scales_are_the_checkpoints_bit_for_bit(packed):
             assert not found.zero_point.any(), name
 
 
+def test_openvino_alone_says_what_the_checkpoint_says(packed, make):
+    checkpoint, artifact = packed
+    batch = make.batch("llama", 3, 8, seed=7)
+    with torch.no_grad():
+        logits = checkpoint.model(**batch).logits
+        ids = checkpoint.model.generate(**batch, max_new_tokens=12, do_sample=False, eos_token_id=None)
+    found, kept = make.alone(artifact, batch, new_tokens=12), batch["attention_mask"].bool()
+    torch.testing.assert_close(found["logits"][kept], logits[kept], atol=1e-4, rtol=1e-4)
+    assert torch.equal(found["ids"], ids[:, 8:])
+
+
 def test_products_read_the_integers_at_run_time(packed):
     compiled = OpenVINOBackend.load(packed[1], threads=1).compiled
     ops = compiled.get_runtime_model().get_ordered_ops()

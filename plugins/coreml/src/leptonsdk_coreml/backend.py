@@ -25,6 +25,18 @@ class CoreMLBackend(Backend[CoreMLConfig]):
     config_class = CoreMLConfig
     precisions: ClassVar[tuple[str, ...]] = PRECISIONS
     runtime_modules: ClassVar[tuple[str, ...]] = ("coremltools",)
+    run_alone = """
+import coremltools
+import numpy as np
+
+def run(entry, inputs):
+    model = coremltools.models.MLModel(str(entry))  # Core ML itself, on macOS
+    feed = {}
+    for port in model.get_spec().description.input:
+        value = inputs[port.name] if port.name in inputs else np.zeros_like(inputs["input_ids"])  # token types
+        feed[port.name] = value.astype(np.int32 if value.dtype.kind == "i" else np.float32)
+    return model.predict(feed)
+"""
 
     def keeps_integers(self) -> bool:
         return self.config.precision in ("auto", "packed")
