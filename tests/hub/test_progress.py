@@ -6,6 +6,7 @@ import os
 import pty
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 from server import Hub
@@ -24,6 +25,7 @@ def words(run: Run, repo_id: str) -> list[str]:
 
 def test_a_terminal_shows_how_far_an_upload_is(hub: Hub, run: Run, tmp_path: Path) -> None:
     terminal, inside = pty.openpty()
+    termios.tcsetwinsize(terminal, (24, 100))  # in one without a width no bar is drawn
     process = subprocess.Popen(
         words(run, "me/seen"), env=environment(hub, tmp_path), stdin=inside, stdout=inside, stderr=inside
     )
