@@ -97,15 +97,16 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
     """The manifest of an artifact folder, its schema checked."""
     path = Path(folder) / MANIFEST
     try:
-        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        manifest: Any = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(f"no {MANIFEST} in it", where=str(folder), hint="is this an exported artifact?") from None
     except ValueError as error:
         raise CheckpointError(f"not valid JSON: {error}", where=str(path)) from error
-    if manifest.get("schema") != MANIFEST_SCHEMA or "artifact" not in manifest:
-        found = manifest.get("schema")
+    found = manifest.get("schema") if isinstance(manifest, dict) else None
+    if found != MANIFEST_SCHEMA or "artifact" not in manifest:
         raise CheckpointError(f"manifest schema {found!r}; this version reads {MANIFEST_SCHEMA}", where=str(path))
-    return manifest
+    read: dict[str, Any] = manifest
+    return read
 
 
 def is_artifact(folder: str | Path) -> bool:

@@ -37,6 +37,7 @@ def push_to_hub(
     dry_run: bool = False,
     token: str | None = None,
     endpoint: str | None = None,
+    display: Display | None = None,
     plugins: Plugins | None = None,
 ) -> Pushed:
     """Push a finished run: checkpoint, exports, card and manifest, in one commit that the Hub takes whole or not at all.
@@ -51,11 +52,12 @@ def push_to_hub(
         source: The source model's folder, whose weights then stand at the root where no step changed them. By default that
             is done of a model that an installed package holds, not of one on the Hub, where it can be had anyway.
         base_model: The source's id on the Hub, where it was not read from there.
-        license: For the card, where the source's own card does not say it.
+        license: For the card, instead of what the source's own card says.
         signer: Signs the repository, see `leptonsdk.hub.signing`.
         dry_run: Only say what would be sent.
         token: By default the one that ``hf auth login`` or HF_TOKEN left; it is handed to the Hub's client and kept nowhere.
         endpoint: Another Hub than HF_ENDPOINT names.
+        display: Where preparing is shown; uploads show the Hub client's own bars.
         plugins: Default: the installed ones.
 
     Raises:
@@ -69,19 +71,20 @@ def push_to_hub(
 
     folder = run.folder if not isinstance(run, (str, Path)) else Path(run)
     api = HfApi(endpoint=endpoint, token=token)
-    prepared = prepare(
-        folder,
-        read_run(folder),
-        repo_id,
-        plugins or installed_plugins(),
-        api,
-        artifacts=artifacts,
-        allow_failed_gate=allow_failed_gate,
-        source=source,
-        base_model=base_model,
-        license=license,
-        signer=signer,
-    )
+    with (display or Display()).work("prepare", f"prepare {repo_id}"):
+        prepared = prepare(
+            folder,
+            read_run(folder),
+            repo_id,
+            plugins or installed_plugins(),
+            api,
+            artifacts=artifacts,
+            allow_failed_gate=allow_failed_gate,
+            source=source,
+            base_model=base_model,
+            license=license,
+            signer=signer,
+        )
     return Pushed(prepared) if dry_run else send(prepared, api, public=public, create_pr=create_pr)
 
 
@@ -139,12 +142,11 @@ def verify(
         HubError: It cannot be downloaded.
         RecipeError: Its recipe cannot be carried out here, for the reasons that it lists.
     """
-    from huggingface_hub import HfApi
-
     from leptonsdk.hub import again
-    from leptonsdk.hub.verify import open_repository, verify_files
+    from leptonsdk.hub.verify import verify_files
 
-    name, folder = open_repository(reference, revision, HfApi(endpoint=endpoint, token=token))
+    display = display or Display()
+    name, folder = _opened(reference, revision, token, endpoint, display)
     files = verify_files(name, folder, verifier)
     if not gate or not files.passed:
         return Verified(files)
@@ -154,7 +156,7 @@ def verify(
     plan = again.plan_again(files.manifest, plugins, overrides)
     again.check_source(files.manifest, plan)
     with tempfile.TemporaryDirectory() as scratch:
-        run = judge_again(plan, plugins, Path(scratch), folder, files.manifest, display or Display())
+        run = judge_again(plan, plugins, Path(scratch), folder, files.manifest, display)
     again.check_data(files.manifest, run.state)
     compared = again.compare_conditions(files.manifest, run.state)
     return Verified(files, tuple(compared), again.differing_versions(files.manifest, run.state))
@@ -226,14 +228,11 @@ def reproduce(
         UsageError: The source model or the data here are not those of the manifest.
         RecipeError: Its recipe cannot be carried out here, for the reasons that it lists.
     """
-    from huggingface_hub import HfApi
-
-    from leptonsdk.artifact import read_manifest
     from leptonsdk.hub import again
-    from leptonsdk.hub.verify import open_repository
+    from leptonsdk.hub.verify import read_repository
 
-    _, folder = open_repository(reference, revision, HfApi(endpoint=endpoint, token=token))
-    manifest = read_manifest(folder)
+    display = display or Display()
+    manifest = read_repository(*_opened(reference, revision, token, endpoint, display))
     plugins = plugins or installed_plugins()
     plan = again.plan_again(manifest, plugins, overrides)
     again.check_source(manifest, plan)
@@ -248,3 +247,14 @@ def reproduce(
         tuple(again.compare_conditions(manifest, run.state)),
         again.differing_versions(manifest, run.state),
     )
+
+
+def _opened(
+    reference: str | Path, revision: str | None, token: str | None, endpoint: str | None, display: Display
+) -> tuple[str, Path]:
+    """A repository's name and folder, downloaded where it is not one of this machine."""
+    from huggingface_hub import HfApi
+
+    from leptonsdk.hub.verify import open_repository
+
+    return open_repository(reference, revision, HfApi(endpoint=endpoint, token=token), display)

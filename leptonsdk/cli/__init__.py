@@ -59,11 +59,13 @@ def _common(
 
 def main() -> None:
     """The console script: errors become one message and an exit code."""
-    # Libraries' own chatter would bury what the user asked for; each variable can still be set.
+    # Libraries' own chatter would bury what the user asked for; each variable can still be set. But an upload may be long,
+    # and only the Hub's client knows how far it is: in a terminal its bars are shown.
+    uploads = "push" in sys.argv and sys.stderr.isatty()
     for name, value in {
         "TRANSFORMERS_VERBOSITY": "error",
         "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "0" if uploads else "1",
         "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
         "TOKENIZERS_PARALLELISM": "false",
     }.items():

@@ -36,7 +36,7 @@ def push(
     ] = None,
     base_model: Annotated[str | None, typer.Option("--base-model", help="The source's id on the Hub.")] = None,
     license: Annotated[
-        str | None, typer.Option("--license", help="For the card, where the source does not say it.")
+        str | None, typer.Option("--license", help="For the card, instead of what the source's card says.")
     ] = None,
     sign: Annotated[
         Path | None, typer.Option("--sign", metavar="KEY", help="Sign with this private key (PEM).")
@@ -50,25 +50,25 @@ def push(
     from leptonsdk.hub.signing import KeySigner
 
     display, console = common.display(as_json)
-    with display.work("push", f"{'prepare' if dry_run else 'push to'} {repo_id}"):
-        pushed = api.push_to_hub(
-            run,
-            repo_id,
-            artifacts=artifact or (),
-            public=public,
-            create_pr=create_pr,
-            allow_failed_gate=allow_failed_gate,
-            source=source,
-            base_model=base_model,
-            license=license,
-            signer=None if sign is None else KeySigner(sign),
-            dry_run=dry_run,
-            plugins=plugins,
-        )
+    pushed = api.push_to_hub(
+        run,
+        repo_id,
+        artifacts=artifact or (),
+        public=public,
+        create_pr=create_pr,
+        allow_failed_gate=allow_failed_gate,
+        source=source,
+        base_model=base_model,
+        license=license,
+        signer=None if sign is None else KeySigner(sign),
+        dry_run=dry_run,
+        display=display,
+        plugins=plugins,
+    )
     if as_json:
         typer.echo(json.dumps(_push_as_dict(pushed), indent=2))
     else:
-        _show_push(console, pushed)
+        _show_push(console, pushed, "public" if public else "private")
 
 
 def _push_as_dict(pushed: Pushed) -> dict[str, Any]:
@@ -86,7 +86,7 @@ def _push_as_dict(pushed: Pushed) -> dict[str, Any]:
     }
 
 
-def _show_push(console: Any, pushed: Pushed) -> None:
+def _show_push(console: Any, pushed: Pushed, visibility: str) -> None:
     from leptonsdk.report.format import size
 
     prepared = pushed.prepared
@@ -97,7 +97,9 @@ def _show_push(console: Any, pushed: Pushed) -> None:
             console.print(f"  {'taken away':>10} {path}", soft_wrap=True, highlight=False)
     count = f"{len(prepared.files)} files, {size(prepared.size)}"
     if pushed.commit is None:
-        where = "a new repository" if prepared.parent is None else f"on top of commit {prepared.parent[:10]}"
+        where = (
+            f"a new {visibility} repository" if prepared.parent is None else f"on top of commit {prepared.parent[:10]}"
+        )
         console.print(f"{count} would go to {prepared.repo_id}, {where}. Nothing was sent.", soft_wrap=True)
     elif pushed.unchanged:
         console.print(f"Nothing to do: all {count} stand there already.", soft_wrap=True)

@@ -15,8 +15,8 @@ from huggingface_hub import ModelCard as HubCard
 from leptonsdk.checkpoint.tasks import model_class_for
 from leptonsdk.errors import RunError, UsageError, first_line
 from leptonsdk.hooks import ModelCard, Plugins
-from leptonsdk.hub.card_data import card_data, merge
-from leptonsdk.hub.layout import CARD, RepoFile
+from leptonsdk.hub.card_data import card_data, folder_of, library, merge
+from leptonsdk.hub.layout import BASE_CARD, CARD, RepoFile
 from leptonsdk.report import format as fmt
 from leptonsdk.report import tables
 from leptonsdk.report.conditions import read_conditions
@@ -31,6 +31,8 @@ _BEGIN: Final = (
 _END: Final = "<!-- leptonsdk: end -->"
 _FIRST: Final = "<!-- leptonsdk: verdict -->"
 _BLOCK: Final = re.compile(r"<!-- leptonsdk: begin\b.*?<!-- leptonsdk: end -->", re.DOTALL)
+# What transformers needs to read a quantization method, where that is not the package of its name.
+_READERS: Final = {"gptq": "optimum gptqmodel", "bitsandbytes": "accelerate bitsandbytes"}
 _WARNING: Final = re.compile(rf"^.*{re.escape(_FIRST)}\n*", re.MULTILINE)
 
 
@@ -41,6 +43,7 @@ def write_card(
     plugins: Plugins,
     *,
     inherited: Mapping[str, Any],
+    license: str | None = None,
     existing: str | None = None,
 ) -> RepoFile:
     """The repository's ``README.md``.
@@ -51,6 +54,7 @@ def write_card(
         repo_id: ``owner/name``.
         plugins: Their ``lepton_model_card`` hooks add sections.
         inherited: The source's licence and language.
+        license: Another one, said for this push.
         existing: The card that stands there. Its text outside of our part stays, and so do its metadata that are not ours.
     """
     card = ModelCard(repo_id, manifest["task"])
@@ -62,14 +66,16 @@ def write_card(
     config = _json_file(files, "config.json")
     method = (config.get("quantization_config") or {}).get("quant_method") if manifest["root"] != "none" else None
     paths = [file.path for file in files]
+    inherited = {**inherited, **({"license": license} if license else {})}
     name = repo_id.rpartition("/")[2]
     models = read_models(manifest)
     data = card_data(manifest, models, paths, method, inherited, card.tags, name)
     block = _render(manifest, card, paths, config, method, inherited, _pooling(files))
     old = None if existing is None else _read(existing)
     text = lay_in(block, _warning(manifest), None if old is None else old.text)
-    metadata = (data if old is None else merge(data, old.data)).to_yaml()
-    return RepoFile(CARD, f"---\n{metadata}\n---\n{text}".encode())
+    metadata = data if old is None else merge(data, old.data)
+    metadata["license"] = license or metadata.get("license")
+    return RepoFile(CARD, f"---\n{metadata.to_yaml()}\n---\n{text}".encode())
 
 
 def _read(existing: str) -> HubCard:
@@ -152,7 +158,9 @@ def _render(
         losses=tables.export_losses(manifest, models),
         facts=tables.facts(manifest),
         transformers=_transformers(manifest, card, config, paths),
-        method=method,
+        method=_READERS.get(method, method) if method else None,
+        sentences=library(manifest, paths, set()) == "sentence-transformers",
+        base_card=BASE_CARD if BASE_CARD in paths else None,
         folders=_folders(paths),
         places=_places(manifest),
         contents=_contents(manifest),
@@ -201,7 +209,11 @@ def _pooling(files: Sequence[RepoFile]) -> str | None:
         "cls_token": "first token's",
         "max_tokens": "maximum over the tokens",
     }
-    return next((words for mode, words in modes.items() if config.get(f"pooling_mode_{mode}") is True), None)
+    stated = config.get("pooling_mode")  # sentence-transformers from 5.3 on; before, a flag for each mode
+    for mode, words in modes.items():
+        if stated == mode.partition("_")[0] or config.get(f"pooling_mode_{mode}") is True:
+            return words
+    return None
 
 
 def _transformers(
@@ -245,8 +257,8 @@ def _folders(paths: Sequence[str]) -> dict[str, list[str]]:
 
 
 def _places(manifest: Mapping[str, Any]) -> dict[str, str]:
-    """The folder of each artifact, by its name."""
-    return {entry["name"]: PurePosixPath(entry["entry"]).parts[0] for entry in manifest["artifacts"]}
+    """The folder of each artifact, by its name; empty for the root."""
+    return {entry["name"]: folder_of(entry) for entry in manifest["artifacts"]}
 
 
 def _contents(manifest: Mapping[str, Any]) -> dict[str, str]:

@@ -39,15 +39,15 @@ def card_data(
     from huggingface_hub import ModelCardData
 
     base = manifest["source"].get("base_model")
-    folders = {PurePosixPath(entry["entry"]).parts[0] for entry in manifest["artifacts"]}
-    own = ["leptonsdk", *sorted(folders), *([quant_method] if quant_method else [])]
+    kinds = {folder_of(entry) or entry["backend"] for entry in manifest["artifacts"]}
+    own = ["leptonsdk", *sorted(kinds), *([quant_method] if quant_method else [])]
     results = evaluation_results(manifest, models)
     return ModelCardData(
         **{
             **inherited,
             "base_model": base,
             "base_model_relation": relation(manifest) if base else None,
-            "library_name": library(manifest, paths, folders),
+            "library_name": library(manifest, paths, kinds),
             "pipeline_tag": manifest["task"],
             "tags": list(dict.fromkeys([*own, *tags])),
             "eval_results": results or None,
@@ -56,17 +56,22 @@ def card_data(
     )
 
 
+def folder_of(artifact: Mapping[str, Any]) -> str:
+    """The folder at the root that an artifact stands in (``onnx``); empty where it stands at the root itself."""
+    return str(PurePosixPath(artifact["entry"]).parent).partition("/")[0].strip(".")
+
+
 def relation(manifest: Mapping[str, Any]) -> str:
     """How the Hub's family tree calls it: ``finetune`` where its weights were trained, else ``quantized``."""
     trained = any(row["kind"] == "train" for row in manifest["ledger"])
     return "finetune" if trained else "quantized"
 
 
-def library(manifest: Mapping[str, Any], paths: Sequence[str], folders: set[str]) -> str | None:
-    """The library that loads what is pushed: of the root's weights, else of the first artifact's folder."""
+def library(manifest: Mapping[str, Any], paths: Sequence[str], kinds: set[str]) -> str | None:
+    """The library that loads what is pushed: of the root's weights, else of the first artifact."""
     if manifest["root"] != "none":
         return "sentence-transformers" if _SENTENCES in paths else "transformers"
-    return next(iter(sorted(folders)), None)
+    return next(iter(sorted(kinds)), None)
 
 
 def evaluation_results(manifest: Mapping[str, Any], models: Models) -> list[EvalResult]:

@@ -19,10 +19,11 @@ from leptonsdk.artifact import MANIFEST, Artifact, sha256
 from leptonsdk.errors import UsageError
 
 CARD = "README.md"
+BASE_CARD = "BASE_MODEL_CARD.md"  # the source's own
 SIGNATURE = "model.sig"
 # Belongs to no manifest: what the Hub, git and the client put beside the files of a repository.
 FOREIGN = (".gitattributes", ".gitignore", ".git/*", ".cache/*", "*/.cache/*", "*.lock")
-_LICENSES = ("LICENSE*", "NOTICE*", "COPYING*")
+LICENSES = ("LICENSE*", "NOTICE*", "COPYING*")
 
 
 @dataclass(frozen=True)
@@ -88,19 +89,20 @@ def source_files(folder: Path, names: Mapping[str, str], *, weights: bool) -> li
     Args:
         folder: Where they stand.
         names: SHA-256 by name, as the run noted them when it read the model.
-        weights: All of them; else only the licence.
+        weights: All of them; else only the licence and its card, under a name of its own.
 
     Raises:
         UsageError: They are not the files that the run started from.
     """
-    licences = [path.name for pattern in _LICENSES for path in folder.glob(pattern) if path.is_file()]
+    licences = [path.name for pattern in LICENSES for path in folder.glob(pattern) if path.is_file()]
     wanted = [*(names if weights else ()), *licences]
     for name in wanted:
         if name in names and (not (folder / name).is_file() or sha256(folder / name) != names[name]):
             raise UsageError(
                 f"{name} is not the file that the run started from", where="push", hint="name the model that it read"
             )
-    return [RepoFile(name, folder / name) for name in dict.fromkeys(wanted)]
+    found = [RepoFile(name, folder / name) for name in dict.fromkeys(wanted)]
+    return [*found, *([RepoFile(BASE_CARD, folder / CARD)] if (folder / CARD).is_file() else [])]
 
 
 def is_foreign(path: str) -> bool:

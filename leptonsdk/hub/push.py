@@ -113,18 +113,20 @@ def prepare(
         found = find_source(state["model"], state["recipe"]["model"].get("revision"), source, base_model, api)
         remote = _remote(api, repo_id)
     steps = [entry["name"] for entry in state["steps"]]
-    weights = found.weights and not steps
+    weights = found.folder is not None and not steps
     given = {"base_model": found.base_model} if found.base_model else {}
     manifest = describe_run(state, chosen, "checkpoint" if steps else "source" if weights else "none", given)
     own = [] if found.folder is None else source_files(found.folder, state["model"]["files"], weights=weights)
+    own += [] if found.told is None else source_files(found.told, {}, weights=False)
     files = plan_files(folder / "steps" / steps[-1] if steps else None, own, list(chosen.values()))
     if not files:
         raise UsageError(
             "it has neither a compressed checkpoint nor an export", where=str(folder), hint="nothing to push"
         )
     _check_judged(state, folder, files)
-    inherited = {**found.metadata, **({"license": license} if license else {})}
-    files.append(write_card(manifest, files, repo_id, plugins, inherited=inherited, existing=remote.card))
+    files.append(
+        write_card(manifest, files, repo_id, plugins, inherited=found.metadata, license=license, existing=remote.card)
+    )
     files.append(manifest_file(manifest, files))
     if signer is not None:
         files.append(RepoFile(SIGNATURE, signer.signature(files)))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from leptonsdk.errors import UsageError
-from leptonsdk.hub.layout import CARD
+from leptonsdk.hub.layout import CARD, LICENSES
 from leptonsdk.references import package_folder
 
 # What a compressed model has from its source, by the card's keys.
@@ -18,14 +18,15 @@ INHERITED = ("license", "license_name", "license_link", "language")
 @dataclass(frozen=True)
 class SourceModel:
     """Attributes:
-    folder: Its files, where they are at hand.
-    weights: Whether its weights may go to the root: they were given, or can be had from nowhere on the Hub.
+    folder: Its files, where they are at hand. Its weights may then go to the root: they were given, or can be had from
+        nowhere on the Hub.
+    told: Of a Hub model, a folder with the card and licence that stand there now.
     base_model: Its Hub id, or None where it has none.
     metadata: `INHERITED` keys of its card.
     """
 
     folder: Path | None
-    weights: bool
+    told: Path | None
     base_model: str | None
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
@@ -43,13 +44,15 @@ def find_source(
         api: A `huggingface_hub.HfApi`, asked for a Hub model's card.
     """
     kind, name = model["kind"], str(model["id"])
-    folder = _given(given)
-    if kind == "hub":
-        return SourceModel(folder, folder is not None, base_model or name, _hub_metadata(name, revision, api))
+    folder, told = _given(given), None
     if folder is None and kind == "package":
         folder = package_folder(name)
-    metadata = {} if folder is None else _metadata(folder / CARD)
-    return SourceModel(folder, folder is not None, base_model, metadata)
+    if kind == "hub":
+        base_model = base_model or name
+        if folder is None or not (folder / CARD).is_file():
+            told = _told_by_hub(name, revision, api)
+    card = told or folder
+    return SourceModel(folder, told, base_model, {} if card is None else _metadata(card / CARD))
 
 
 def _given(given: str | Path | None) -> Path | None:
@@ -60,14 +63,14 @@ def _given(given: str | Path | None) -> Path | None:
     return Path(given)
 
 
-def _hub_metadata(name: str, revision: str | None, api: Any) -> dict[str, Any]:
-    """A Hub model's; empty where the Hub cannot tell. A push goes on without, and its card says that it does not know."""
-    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, OfflineModeIsEnabled
+def _told_by_hub(name: str, revision: str | None, api: Any) -> Path | None:
+    """A Hub model's card and licence in the cache, or None: a push goes on without, and its card says that it does not know."""
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
     try:
-        return _metadata(Path(api.hf_hub_download(name, CARD, revision=revision)))
-    except (EntryNotFoundError, HfHubHTTPError, OfflineModeIsEnabled, OSError):
-        return {}
+        return Path(api.snapshot_download(name, revision=revision, allow_patterns=[CARD, *LICENSES]))
+    except (HfHubHTTPError, OfflineModeIsEnabled, OSError):
+        return None
 
 
 def _metadata(path: Path) -> dict[str, Any]:

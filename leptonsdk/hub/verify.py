@@ -15,6 +15,8 @@ from leptonsdk.artifact import read_manifest, sha256
 from leptonsdk.errors import CheckpointError
 from leptonsdk.hub.errors import hub_errors
 from leptonsdk.hub.layout import SIGNATURE, is_foreign
+from leptonsdk.hub.schema import check_manifest
+from leptonsdk.pipeline.display import Display
 from leptonsdk.references import locate_model
 
 if TYPE_CHECKING:
@@ -67,13 +69,27 @@ class Verification:
         }
 
 
-def open_repository(reference: str | Path, revision: str | None, api: HfApi) -> tuple[str, Path]:
+def open_repository(
+    reference: str | Path, revision: str | None, api: HfApi, display: Display | None = None
+) -> tuple[str, Path]:
     """A folder as it is, or a repository of the Hub, all of it, in the cache: its name for people, and where it is."""
     located = locate_model(str(reference))
     if located.folder is not None:
         return located.name, located.folder
-    with hub_errors(located.name, "downloading"):
+    title = f"download {located.name}"
+    with (display or Display()).work("download", title), hub_errors(located.name, "downloading"):
         return located.name, Path(api.snapshot_download(located.name, revision=revision))
+
+
+def read_repository(name: str, folder: Path) -> dict[str, Any]:
+    """Its manifest.
+
+    Raises:
+        CheckpointError: There is none, or it does not say what one must.
+    """
+    manifest = read_manifest(folder)
+    check_manifest(manifest, name)
+    return manifest
 
 
 def verify_files(name: str, folder: Path, verifier: Verifier | None = None) -> Verification:
@@ -87,7 +103,7 @@ def verify_files(name: str, folder: Path, verifier: Verifier | None = None) -> V
     Raises:
         CheckpointError: There is no manifest, or it is not one.
     """
-    manifest = read_manifest(folder)
+    manifest = read_repository(name, folder)
     hashes = _hashes(manifest, name)
     there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     there = {path for path in there if not is_foreign(path)}

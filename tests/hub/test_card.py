@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,9 +18,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from server import Hub
 
+from leptonsdk.artifact import sha256
 from leptonsdk.errors import RunError, UsageError
 from leptonsdk.hooks import ModelCard, PluginRecord, Plugins, hookimpl
 from leptonsdk.hub.card import lay_in
+from leptonsdk.hub.card_data import folder_of
 from leptonsdk.hub.push import Pushed
 from leptonsdk.pipeline.run import Run
 
@@ -91,6 +95,17 @@ def test_what_a_person_wrote_stays(hub: Hub, push: Push) -> None:
     assert len(metadata["model-index"][0]["results"][0]["metrics"]) == 2, "results are written anew, not added again"
 
 
+def test_a_licence_said_for_a_push_is_the_cards(hub: Hub, push: Push) -> None:
+    push()
+    push(license="apache-2.0")
+    assert card_of(hub)[0]["license"] == "apache-2.0"
+
+
+def test_an_artifact_at_the_root_is_in_no_folder(hub: Hub, push: Push, run: Run) -> None:
+    assert folder_of({"entry": "onnx/model.onnx"}) == "onnx"
+    assert folder_of({"entry": "model.pte"}) == ""
+
+
 def test_a_card_without_our_part_gets_it_at_its_end(hub: Hub, push: Push) -> None:
     hub.storage.create("me/toy", private=True).put("README.md", b"# All mine\n\nA story.\n")
     push()
@@ -149,6 +164,41 @@ def test_the_snippets_run_without_leptonsdk_and_give_the_same(hub: Hub, push: Pu
     assert sorted(given) == sorted(outputs(local, hub.url, tmp_path / "other"))
     assert len(given) == 3
     assert len(set(given)) >= 2, "int8 is not fp32"
+
+
+POOLING = {"embedding_dimension": 16, "pooling_mode": "cls"}
+MODULES = [("0", "", "Transformer"), ("1", "1_Pooling", "Pooling")]
+
+
+def test_a_sentence_encoder_loads_with_its_own_library(
+    hub: Hub, push: Push, run: Run, source: Path, tmp_path: Path
+) -> None:
+    encoder, folder = tmp_path / "encoder", tmp_path / "run"
+    shutil.copytree(source, encoder)
+    width = json.loads((encoder / "config.json").read_text())["hidden_size"]
+    modules = [
+        {"idx": int(name), "name": name, "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for name, path, kind in MODULES
+    ]
+    (encoder / "modules.json").write_text(json.dumps(modules))
+    (encoder / "1_Pooling").mkdir()
+    (encoder / "1_Pooling" / "config.json").write_text(json.dumps({**POOLING, "embedding_dimension": width}))
+    shutil.copytree(run.folder, folder)
+    state = json.loads((folder / "run.json").read_text())
+    added = {name: sha256(encoder / name) for name in ("modules.json", "1_Pooling/config.json")}
+    state["model"]["files"] |= added
+    state |= {"steps": [], "ledger": [row for row in state["ledger"] if row["kind"] != "compress"]}
+    state["recipe"]["steps"] = []
+    (folder / "run.json").write_text(json.dumps(state))
+    push(run=folder, source=encoder)
+    metadata, text = card_of(hub)
+    assert metadata["library_name"] == "sentence-transformers"
+    assert "The embedding of a text is the first token's of" in text
+    snippet = next(s for s in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "SentenceTransformer" in s)
+    local = snippet.replace('"me/toy"', f'"{encoder}"')
+    (given,), (expected,) = (outputs([code], hub.url, tmp_path / "home") for code in (snippet, local))
+    assert given == expected
+    assert given.count(",") == width - 1
 
 
 def outputs(snippets: list[str], endpoint: str, home: Path) -> list[str]:

@@ -16,6 +16,7 @@ from server import Fault, Hub
 import leptonsdk as lepton
 from leptonsdk.artifact import Artifact, hash_files
 from leptonsdk.errors import CheckpointError, HubError, UsageError
+from leptonsdk.hub.layout import source_files
 from leptonsdk.hub.push import GateRefusedError, Pushed
 from leptonsdk.hub.signing import KeySigner, KeyVerifier
 from leptonsdk.hub.source import find_source
@@ -51,7 +52,8 @@ def test_a_push_brings_checkpoint_exports_card_and_manifest_in_one_commit(hub: H
         "onnx/model_quantized.onnx",
         "tokenizer.json",
     } <= set(files)
-    assert {"README.md", "LICENSE", "leptonsdk.json"} <= set(files)
+    assert {"README.md", "LICENSE", "BASE_MODEL_CARD.md", "leptonsdk.json"} <= set(files)
+    assert b"[original's card](BASE_MODEL_CARD.md)" in files["README.md"]
     assert json.loads(files["config.json"])["quantization_config"]["quant_method"] == "compressed-tensors"
     manifest = json.loads(files["leptonsdk.json"])
     assert manifest["sha256"] == {
@@ -182,10 +184,16 @@ def test_a_sources_own_card_on_the_hub_is_read_for_its_licence(hub: Hub) -> None
     api = HfApi(endpoint=hub.url, token="hf_owner")
     assert find_source(model, None, None, None, api).metadata == {}
     base.put("README.md", b"---\nlicense: other\nlicense_name: own\ntags: [a]\n---\n")
+    base.put("LICENSE.md", b"Do as you like.")
+    base.put("model.safetensors", b"weights")
     found = find_source(model, None, None, None, api)
     assert found.base_model == "them/base"
     assert found.metadata == {"license": "other", "license_name": "own"}
-    assert not found.weights, "they can be had where they are"
+    assert found.folder is None, "its weights can be had where they are"
+    assert found.told is not None
+    assert {path.name for path in found.told.iterdir()} == {"README.md", "LICENSE.md"}
+    files = {file.path for file in source_files(found.told, {}, weights=False)}
+    assert files == {"LICENSE.md", "BASE_MODEL_CARD.md"}
 
 
 def test_another_model_is_not_taken_for_the_source(push: Push, source: Path, tmp_path: Path) -> None:

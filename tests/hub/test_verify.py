@@ -77,12 +77,22 @@ def test_missing_and_extra_files_are_listed(repository: Path) -> None:
         (lambda manifest: manifest["sha256"].update({"../x": "0" * 64}), "outside of it"),
         (lambda manifest: manifest["sha256"].update({"config.json": "soon"}), "hash of config.json"),
         (lambda manifest: manifest["sha256"].pop("onnx/model.onnx"), "no hash of onnx/model.onnx"),
+        (lambda manifest: manifest["artifacts"][1].pop("files"), "artifacts.1.files: Field required"),
+        (lambda manifest: manifest.update(artifact={}), "artifact.backend: Field required"),
+        (lambda manifest: manifest["conditions"][0].update(verdict="splendid"), "conditions.0.verdict"),
+        (lambda manifest: manifest.pop("ledger"), "ledger: Field required"),
     ],
 )
 def test_a_manifest_that_is_none_is_refused(change: Callable[[dict], object], message: str, repository: Path) -> None:
     edit_manifest(repository, change)
     with pytest.raises(CheckpointError, match=message):
         lepton.verify(repository)
+
+
+def test_a_manifest_that_is_no_object_is_refused(tmp_path: Path) -> None:
+    (tmp_path / MANIFEST).write_text("[]")
+    with pytest.raises(CheckpointError, match="manifest schema None"):
+        lepton.verify(tmp_path)
 
 
 def test_a_repository_on_the_hub_is_downloaded_and_verified(hub: Hub, push: Push) -> None:

@@ -57,6 +57,8 @@ def test_integers_and_scales_are_the_checkpoints(tmp_path: Path, tiny: Any, sche
     small = lepton.quantize_model(Checkpoint.of(tiny.models["bert"]().model), **SCHEMES[scheme])
     artifact = export(small, tiny, "bert", tmp_path / "out")
     assert artifact.precision == "packed"
+    few = all(tensor.scheme.num_bits <= 4 for tensor in small.quantized.values())
+    assert artifact.entry == ("onnx/model_q4.onnx" if few else "onnx/model_quantized.onnx")
     assert_same_integers(artifact, small.quantized)
     batch = tiny.batch("bert", 3, 7, seed=4)
     with torch.no_grad():

@@ -46,6 +46,7 @@ _EXTERNAL_FROM = int(1.8 * 2**30)  # protobuf ends at 2 GB
 _PARITY_BATCH, _PARITY_BATCHES = 8, 4
 _DECODER_BATCH = 2  # logits of one long row fill hundreds of megabytes
 _STEPS = 4
+_NIBBLE = 4  # bits
 _PARTS = ("encoder_model", "decoder_model")
 
 
@@ -98,8 +99,7 @@ def export_checkpoint(
     elif precision != "fp32":
         quantization = {n: _quantize(traced, precision, config, model, context) for n, traced in parts.items()}
     context.progress(2, _STEPS, "saving")
-    suffix = "" if precision == "fp32" else "_quantized"
-    entries = {name: f"onnx/{name}{suffix}.onnx" for name in parts}
+    entries = {name: f"onnx/{name}{_suffix(precision, checkpoint)}.onnx" for name in parts}
     files: list[str] = []
     for name, traced in parts.items():
         tidy(traced.model, traced.dims)
@@ -117,6 +117,14 @@ def export_checkpoint(
     details = {**details, "parity": check_parity(parity, precision == "fp32", config.tolerance, where)}
     context.progress(_STEPS, _STEPS, "exported")
     return dataclasses.replace(artifact, details=details)
+
+
+def _suffix(precision: str, checkpoint: Checkpoint) -> str:
+    """How the Hub's ONNX folders tell files apart, by which transformers.js finds its ``dtype`` (fp32, q8, q4)."""
+    if precision == "fp32":
+        return ""
+    few = precision == "packed" and all(tensor.scheme.num_bits <= _NIBBLE for tensor in checkpoint.quantized.values())
+    return "_q4" if few else "_quantized"
 
 
 def _quantize(
