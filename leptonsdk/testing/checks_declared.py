@@ -76,9 +76,10 @@ def filled(before: Mapping[str, torch.Tensor], after: Mapping[str, torch.Tensor]
     "keeps-shapes",
     "every weight has the shape that it had, in the files too",
     *COMPRESSORS,
-    when=lambda plugin: plugin.capabilities.preserves_shapes,
+    when=lambda plugin: plugin.capabilities.preserves_shapes or "shrinks" in plugin.capabilities.effects,
 )
 def keeps_shapes(plugin: type[Any], config: Mapping[str, Any]) -> None:
+    skip_unless("shrinks" not in made(plugin, config).effects(), "it shrinks with this config")
     before, after = weights(tiny_checkpoint(home(plugin, config))), weights(in_files(plugin, config))
     other = sorted(name for name in before if name not in after or before[name].shape != after[name].shape)
     hint = "declare `preserves_shapes=False`, and the effect `shrinks`"

@@ -94,7 +94,7 @@ def check_sharding(accelerator: Any, model: nn.Module, compression: Sequence[Tra
     if deepspeed is not None and deepspeed.zero_stage == 3:
         kind = "DeepSpeed's ZeRO-3"
     for compressor in compression:
-        if kind and compressor.capabilities.effects - {"distills"}:
+        if kind and compressor.effects() - {"distills"}:
             raise UsageError(
                 f"'{compressor.name}' changes weights, which {kind} keeps in a form of its own",
                 where=_WHERE,

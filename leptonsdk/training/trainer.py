@@ -304,7 +304,7 @@ def check_order(compression: Sequence[TrainingCompressor[Any]], quantized: Mappi
                 f"'{compressor.name}' may not follow '{done[effect]}', which {effect} the weights",
                 hint="put it before that one",
             )
-        done.update(dict.fromkeys(compressor.capabilities.effects, compressor.name))
+        done.update(dict.fromkeys(compressor.effects(), compressor.name))
     if quantized and "quantizes" not in done:
         raise UsageError(
             "quantized weights cannot be trained as floats",

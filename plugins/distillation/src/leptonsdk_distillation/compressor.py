@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, TypeVar, Union
 from pydantic import ValidationError
 
 from leptonsdk.errors import UsageError
-from leptonsdk.hooks import Capabilities, PluginConfig, StepContext, TrainingCompressor
+from leptonsdk.hooks import Capabilities, Effect, PluginConfig, StepContext, TrainingCompressor
 from leptonsdk_distillation.config import DistillationConfig
 
 if TYPE_CHECKING:
@@ -45,8 +45,9 @@ class Distillation(TrainingCompressor[DistillationConfig]):
     name: ClassVar[str] = "distillation"
     config_class: ClassVar[type[PluginConfig]] = DistillationConfig
     capabilities: ClassVar[Capabilities] = Capabilities(
-        effects=frozenset({"distills"}), needs_teacher=True, preserves_zeros=True, preserves_shapes=True
+        effects=frozenset({"distills", "shrinks"}), needs_teacher=True, preserves_zeros=True, preserves_shapes=False
     )
+    examples = ({}, {"hidden": 1.0, "attention": 1.0, "student_layers": 1})
 
     def __init__(
         self,
@@ -73,6 +74,9 @@ class Distillation(TrainingCompressor[DistillationConfig]):
                 for one in error.errors()
             )
             raise UsageError(wrong, where="Distillation") from error
+
+    def effects(self) -> frozenset[Effect]:
+        return self.capabilities.effects if self.config.student else frozenset({"distills"})
         self._session: Session | None = None
 
     def student(self, model: ModuleT) -> ModuleT:
