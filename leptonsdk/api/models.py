@@ -34,7 +34,8 @@ def load_model(
         dtype: To compute in; float32 by default, whatever is on disk.
         device: A torch device.
         trust_remote_code: Run code that the model's repository holds.
-        verifier: Checks the repository's signature and every file's hash first, see `leptonsdk.hub.signing`.
+        verifier: Checks the repository's signature and every file's hash first, see `leptonsdk.hub.signing`. Without one, a
+            repository that is signed is checked with the key of LEPTONSDK_PUBLIC_KEY, if that is set.
 
     Raises:
         CheckpointError: It is missing, has no safetensors weights, does not do the task, or is not what was signed.
@@ -42,10 +43,12 @@ def load_model(
     import torch
 
     from leptonsdk.checkpoint import load_checkpoint
+    from leptonsdk.hub.signing import trusted_verifier
+    from leptonsdk.hub.verify import is_signed, verified_folder
 
+    if verifier is None and (trusted := trusted_verifier()) is not None and is_signed(reference, revision):
+        verifier = trusted
     if verifier is not None:
-        from leptonsdk.hub.verify import verified_folder
-
         reference = verified_folder(reference, revision, verifier)
     return load_checkpoint(
         reference,

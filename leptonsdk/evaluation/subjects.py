@@ -13,11 +13,10 @@ from transformers import AutoConfig
 
 from leptonsdk.artifact import Artifact
 from leptonsdk.checkpoint import Checkpoint, load_processor
+from leptonsdk.checkpoint.pooling import POOLING_FILE, pooling_mode
 from leptonsdk.errors import EvaluationError
 from leptonsdk.hooks import Plugins, Runner, errors_named
 from leptonsdk.quantization.library_layers import library_method
-
-_POOLING_FILE = "1_Pooling/config.json"
 
 
 @dataclass(frozen=True)
@@ -74,11 +73,11 @@ def open_subject(model: Checkpoint | Artifact, plugins: Plugins, *, threads: int
             label = f"torch W{'/'.join(map(str, widths))}A16"
         elif (method := library_method(model.model)) is not None:
             label = f"torch {method}"
-        pooling = companions.get(_POOLING_FILE)
+        pooling = companions.get(POOLING_FILE)
         options = _options(model.model.config, model.task, pooling)
         return Subject(TorchRunner(model.model), model.processor, model.task, label, options)
     backend = plugins.get("backend", model.backend)
-    pooling_file = model.folder / _POOLING_FILE
+    pooling_file = model.folder / POOLING_FILE
     with errors_named(backend):
         runner = backend.load(model, threads=threads)
     return Subject(
@@ -106,9 +105,6 @@ def _options(config: Any, task: str, pooling: bytes | None) -> dict[str, Any]:
     own = (getattr(config, "task_specific_params", None) or {}).get(task) or {}
     if "prefix" in own:  # T5's: "summarize: "
         options["prefix"] = own["prefix"]
-    if pooling is not None:
-        modes = json.loads(pooling)
-        chosen = [key for key, on in modes.items() if key.startswith("pooling_mode_") and on is True]
-        known = {"cls_token": "cls", "lasttoken": "lasttoken", "max_tokens": "max", "mean_tokens": "mean"}
-        options["pooling"] = next((known[k] for c in chosen if (k := c.removeprefix("pooling_mode_")) in known), "mean")
+    if pooling is not None and (mode := pooling_mode(json.loads(pooling))) is not None:
+        options["pooling"] = mode
     return options

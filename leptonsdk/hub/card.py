@@ -203,17 +203,15 @@ def _flow(options: Mapping[str, Any]) -> str:
 
 def _pooling(files: Sequence[RepoFile]) -> str | None:
     """How a sentence encoder's token vectors become one, in words, where its own file says so."""
-    config = _json_file(files, "1_Pooling/config.json")
+    from leptonsdk.checkpoint.pooling import POOLING_FILE, pooling_mode
+
     modes = {
-        "mean_tokens": "mean over the tokens",
-        "cls_token": "first token's",
-        "max_tokens": "maximum over the tokens",
+        "mean": "mean over the tokens",
+        "cls": "first token's",
+        "lasttoken": "last token's",
+        "max": "maximum over the tokens",
     }
-    stated = config.get("pooling_mode")  # sentence-transformers from 5.3 on; before, a flag for each mode
-    for mode, words in modes.items():
-        if stated == mode.partition("_")[0] or config.get(f"pooling_mode_{mode}") is True:
-            return words
-    return None
+    return modes.get(pooling_mode(_json_file(files, POOLING_FILE)) or "")
 
 
 def _transformers(

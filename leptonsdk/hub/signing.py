@@ -15,6 +15,9 @@ from typing import Any, Protocol
 from leptonsdk.errors import MissingPluginError, UsageError, first_line
 from leptonsdk.hub.layout import SIGNATURE, RepoFile
 
+# A public key (PEM) that every signature is checked with where no other verifier is given, on loading too.
+TRUSTED_KEY = "LEPTONSDK_PUBLIC_KEY"
+
 
 class Signer(Protocol):
     """Makes a signature."""
@@ -78,6 +81,16 @@ class KeyVerifier:
                 told = first_line(error)
                 return "it is of other files" if told.startswith("Signature mismatch") else told
         return None
+
+
+def trusted_verifier() -> Verifier | None:
+    """The verifier of the key that LEPTONSDK_PUBLIC_KEY names, or None where it names none."""
+    key = os.environ.get(TRUSTED_KEY)
+    if not key:
+        return None
+    if not Path(key).is_file():
+        raise UsageError(f"there is no such key file: {key}", where=TRUSTED_KEY)
+    return KeyVerifier(key)
 
 
 def _library() -> Any:

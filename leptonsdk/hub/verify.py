@@ -16,6 +16,7 @@ from leptonsdk.errors import CheckpointError
 from leptonsdk.hub.errors import hub_errors
 from leptonsdk.hub.layout import SIGNATURE, is_foreign
 from leptonsdk.hub.schema import check_manifest
+from leptonsdk.hub.signing import trusted_verifier
 from leptonsdk.pipeline.display import Display
 from leptonsdk.references import locate_model
 
@@ -98,7 +99,8 @@ def verify_files(name: str, folder: Path, verifier: Verifier | None = None) -> V
     Args:
         name: For people.
         folder: The repository's files.
-        verifier: Checks the signature, which must then be there.
+        verifier: Checks the signature, which must then be there. Without one, a signature that is there is checked with the
+            key of LEPTONSDK_PUBLIC_KEY, if that is set.
 
     Raises:
         CheckpointError: There is no manifest, or it is not one.
@@ -111,7 +113,8 @@ def verify_files(name: str, folder: Path, verifier: Verifier | None = None) -> V
     changed = tuple(path for path in sorted(known & there) if sha256(folder / path) != hashes[path])
     signature = None
     if (folder / SIGNATURE).is_file():
-        signature = "not checked" if verifier is None else verifier.check(folder) or "good"
+        checker = verifier or trusted_verifier()
+        signature = "not checked" if checker is None else checker.check(folder) or "good"
     elif verifier is not None:
         signature = f"there is no {SIGNATURE}"
     return Verification(
@@ -124,6 +127,21 @@ def verify_files(name: str, folder: Path, verifier: Verifier | None = None) -> V
         extra=tuple(sorted(there - known)),
         signature=signature,
     )
+
+
+def is_signed(reference: str | Path, revision: str | None) -> bool:
+    """Whether a signature stands in a repository or folder; of one that cannot be reached, in the cache."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, OfflineModeIsEnabled
+
+    located = locate_model(str(reference))
+    if located.folder is not None:
+        return (located.folder / SIGNATURE).is_file()
+    try:
+        hf_hub_download(located.name, SIGNATURE, revision=revision)
+    except (EntryNotFoundError, HfHubHTTPError, OfflineModeIsEnabled):
+        return False
+    return True
 
 
 def verified_folder(reference: str | Path, revision: str | None, verifier: Verifier) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,9 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from sentence_transformers.models import Pooling
 
 import leptonsdk as lepton
-from leptonsdk.errors import DataError, EvaluationError
+from leptonsdk.checkpoint.pooling import pooling_mode
+from leptonsdk.errors import DataError, EvaluationError, UsageError
 from leptonsdk.evaluation.scores import Scores
 from leptonsdk.evaluation.tasks.classification import label_ids
 from leptonsdk.evaluation.tasks.embedding import pool, ranks_of
@@ -102,6 +105,24 @@ def test_pooling_ignores_padding_on_either_side() -> None:
     expected = {"mean": [1.5, 3.5], "cls": [1.0, 3.0], "lasttoken": [2.0, 4.0], "max": [2.0, 4.0], None: [1.5, 3.5]}
     for how, values in expected.items():
         assert pool(hidden, mask, how).flatten().tolist() == values, how
+
+
+@pytest.mark.parametrize("mode", ["cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken", "cls+max"])
+def test_pooling_is_sentence_transformers_own_by_the_file_that_it_writes(mode: str, tmp_path: Path) -> None:
+    own = Pooling(3, pooling_mode=mode.split("+"))
+    own.save(str(tmp_path))
+    stated = pooling_mode(json.loads((tmp_path / "config.json").read_text()))
+    hidden, mask = torch.randn(2, 4, 3), torch.tensor([[1, 1, 1, 0], [0, 1, 1, 1]])
+    expected = own({"token_embeddings": hidden, "attention_mask": mask})["sentence_embedding"]
+    assert stated == mode
+    torch.testing.assert_close(pool(hidden, mask, stated), expected)
+    flags = {f"pooling_mode_{one}": one == "lasttoken" for one in ("cls_token", "mean_tokens", "lasttoken")}
+    assert pooling_mode(flags) == "lasttoken", "as older versions wrote it"
+
+
+def test_a_pooling_that_is_not_known_is_refused() -> None:
+    with pytest.raises(UsageError, match="no pooling 'attention'"):
+        pool(torch.zeros(1, 2, 3), torch.ones(1, 2), "attention")
 
 
 def test_retrieval_and_similarity_with_a_real_encoder() -> None:

@@ -246,13 +246,35 @@ def test_a_signed_repository_is_checked_before_it_is_loaded(hub: Hub, push: Push
     assert lepton.verify("me/toy", verifier=KeyVerifier(other), **where).exit_code == 1
 
     manifest = json.loads(repository.files["leptonsdk.json"])
-    manifest["verdict"] = "pass, and more"  # hashes of files cannot tell: the manifest is not one of them
+    manifest["conditions"][0]["drop"] = -1.0  # hashes of files cannot tell: the manifest is not one of them
     repository.put("leptonsdk.json", json.dumps(manifest).encode())
     assert lepton.verify("me/toy", **where).exit_code == 0
     forged = lepton.verify("me/toy", verifier=KeyVerifier(public), **where)
     assert (forged.files.signature, forged.exit_code) == ("it is of other files", 1)
     with pytest.raises(CheckpointError, match="signature is not good"):
         lepton.load_model(forged.files.folder, verifier=KeyVerifier(public))
+
+
+def test_what_is_signed_is_checked_with_the_trusted_key_wherever_it_is_loaded(
+    hub: Hub, push: Push, tmp_path: Path, bert_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    private, public = key_pair(tmp_path)
+    push(signer=KeySigner(private), artifacts=["onnxruntime-int8"])
+    folder = tmp_path / "copy"
+    for name, content in hub.repository("me/toy").files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    monkeypatch.setenv("LEPTONSDK_PUBLIC_KEY", str(public))
+    assert lepton.verify(folder).files.signature == "good"
+    assert lepton.load_model(folder).quantized
+    assert lepton.load_model(bert_folder), "not signed"
+    _, other = key_pair(tmp_path)
+    monkeypatch.setenv("LEPTONSDK_PUBLIC_KEY", str(other))
+    with pytest.raises(CheckpointError, match="signature is not good"):
+        lepton.load_model(folder)
+    monkeypatch.setenv("LEPTONSDK_PUBLIC_KEY", str(tmp_path / "gone.pem"))
+    with pytest.raises(UsageError, match="LEPTONSDK_PUBLIC_KEY"):
+        lepton.load_model(folder)
 
 
 def key_pair(folder: Path) -> tuple[Path, Path]:

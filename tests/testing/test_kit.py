@@ -21,10 +21,8 @@ from leptonsdk.errors import LeptonError, UsageError
 from leptonsdk.hooks import Backend, Compressor, Evaluator
 from leptonsdk.hooks.manager import ENVIRONMENT
 from leptonsdk.testing import Check, CheckFailed, CheckSkipped, checks_for, run_checks, running
-from leptonsdk.testing.bench import forward_hooks
-
-
 from leptonsdk.testing.alone import run_artifact
+from leptonsdk.testing.bench import forward_hooks
 from leptonsdk.testing.models import ARCHITECTURES, tiny_checkpoint, tiny_inputs, tiny_rows
 from leptonsdk.testing.observing import is_pickled
 from leptonsdk.testing.watching import no_network, restored

@@ -1,14 +1,14 @@
 """Sentence embeddings: retrieval (a query's own passage among all passages) and similarity of sentence pairs.
 
-Pooling follows the model's sentence-transformers files (mean, first token, last token, max), mean where there are none.
+Pooling follows the model's sentence-transformers files, mean where there are none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from leptonsdk.errors import EvaluationError
+from leptonsdk.errors import EvaluationError, UsageError
 from leptonsdk.evaluation.batching import tokenize
 from leptonsdk.hooks import EvaluationSettings, Evaluator, Metric, Runner
 
@@ -101,18 +101,50 @@ def embed(runner: Runner, tokenizer: Any, texts: Sequence[str], settings: Evalua
 
 
 def pool(hidden: Tensor, mask: Tensor, how: str | None) -> Tensor:
-    """One vector per text from ``hidden`` [batch, length, width] and ``mask`` [batch, length]."""
+    """One vector per text from ``hidden`` [batch, length, width] and ``mask`` [batch, length].
+
+    Args:
+        how: sentence-transformers' ``pooling_mode``; the vectors of several, joined by ``+``, are put side by side. Default: mean.
+
+    Raises:
+        UsageError: There is no such mode.
+    """
     import torch
 
-    if how == "cls":
-        return hidden[torch.arange(len(hidden)), mask.argmax(dim=1)]  # the first token that is no padding
-    if how == "lasttoken":
-        last = mask.shape[1] - 1 - mask.flip(1).argmax(dim=1)
-        return hidden[torch.arange(len(hidden)), last]
-    weight = mask.unsqueeze(-1).to(hidden.dtype)
-    if how == "max":
-        return hidden.masked_fill(weight == 0, float("-inf")).amax(dim=1)
-    return (hidden * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1e-9)
+    modes = (how or "mean").split("+")
+    for mode in modes:
+        if mode not in _POOLING:
+            raise UsageError(
+                f"no pooling '{mode}'", where="pooling", hint=f"there are {', '.join(_POOLING)}; several joined by +"
+            )
+    return torch.cat([_POOLING[mode](hidden, mask) for mode in modes], dim=1)
+
+
+def _first(hidden: Tensor, mask: Tensor) -> Tensor:
+    return hidden[range(len(hidden)), mask.argmax(dim=1)]  # that is no padding
+
+
+def _last(hidden: Tensor, mask: Tensor) -> Tensor:
+    return hidden[range(len(hidden)), mask.shape[1] - 1 - mask.flip(1).argmax(dim=1)]
+
+
+def _max(hidden: Tensor, mask: Tensor) -> Tensor:
+    return hidden.masked_fill(mask.unsqueeze(-1) == 0, float("-inf")).amax(dim=1)
+
+
+def _mean(hidden: Tensor, weight: Tensor, power: float = 1.0) -> Tensor:
+    weight = weight.unsqueeze(-1).to(hidden.dtype)
+    return (hidden * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1e-9) ** power
+
+
+_POOLING: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "mean": _mean,
+    "cls": _first,
+    "lasttoken": _last,
+    "max": _max,
+    "mean_sqrt_len_tokens": lambda hidden, mask: _mean(hidden, mask, 0.5),
+    "weightedmean": lambda hidden, mask: _mean(hidden, mask * mask.cumsum(dim=1)),  # a later token counts for more
+}
 
 
 def ranks_of(queries: Tensor, passages: Tensor, wanted: Tensor) -> NDArray[Any]:

@@ -74,10 +74,10 @@ class Distillation(TrainingCompressor[DistillationConfig]):
                 for one in error.errors()
             )
             raise UsageError(wrong, where="Distillation") from error
+        self._session: Session | None = None
 
     def effects(self) -> frozenset[Effect]:
         return self.capabilities.effects if self.config.student else frozenset({"distills"})
-        self._session: Session | None = None
 
     def student(self, model: ModuleT) -> ModuleT:
         """The model to train: a copy with only the blocks, heads and neurons that the config leaves, or the model itself.
