@@ -6,10 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+import numpy as np
+
+from leptonsdk.gating import ratio_of_medians
 from leptonsdk.report import format as fmt
 from leptonsdk.report.conditions import Condition
-from leptonsdk.report.models import MetricInfo, Model, Models
+from leptonsdk.report.models import MetricInfo, Model, Models, Timing
 
+_CONFIDENCE = 0.95
 SYMBOLS: Final = {"pass": "✓", "fail": "✗", "inconclusive": "?", "none": "·"}
 TITLES: Final = {"pass": "Pass", "fail": "Fail", "inconclusive": "Inconclusive", "none": "No gate"}
 
@@ -62,8 +66,7 @@ def _sentence(models: Models, model: Model, own: Sequence[Condition], metrics: S
     if (setting := headline_setting(models, own)) is not None:
         before, after = models.baseline.timing(setting), model.timing(setting)
         if before is not None and after is not None:
-            speed = _times(own, "latency", fmt.compared(before.median, after.median, "faster", "slower"), "as fast")
-            parts.append(f"{speed} at {fmt.setting(*setting).partition(',')[0]}")
+            parts.append(f"{_speed(own, before, after)} at {fmt.setting(*setting).partition(',')[0]}")
     for metric in metrics:
         condition = next((c for c in own if c.metric == metric.name), None)
         if condition is not None:
@@ -79,6 +82,18 @@ def _sentence(models: Models, model: Model, own: Sequence[Condition], metrics: S
         parts.append(f"{metric.label} unchanged" if change == "0" else f"{metric.label} changed by {change}")
     sentence = ", ".join(part for part in parts if part)
     return f"{fmt.title(sentence)}." if sentence else "Nothing was measured of it."
+
+
+def _speed(own: Sequence[Condition], before: Timing, after: Timing) -> str | None:
+    """How much faster; where the gate did not ask, with the interval over the turns, and no claim where that holds 1."""
+    told = _times(own, "latency", fmt.compared(before.median, after.median, "faster", "slower"), "as fast")
+    if told is None or any(c.metric == "latency" for c in own) or not 1 < len(before.turns) == len(after.turns):
+        return told
+    interval = ratio_of_medians(np.array(before.turns), np.array(after.turns), _CONFIDENCE, seed=0)
+    if interval.low <= 1 <= interval.high:
+        return "as fast as before, as far as its turns can tell"
+    ends = (interval.low, interval.high) if after.median < before.median else (1 / interval.high, 1 / interval.low)
+    return f"{told} [{', '.join(fmt.ratio(end).rstrip('x') for end in ends)}]"
 
 
 def _times(own: Sequence[Condition], cost: str, compared: str | None, same: str) -> str | None:

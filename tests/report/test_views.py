@@ -70,6 +70,18 @@ def test_no_change_is_called_unchanged(make_state: Make, conditions: dict[str, M
     assert "MRR@10 unchanged [-0.0049, +0.0010] (limit -0.02)" in told(make_state(conditions=[raw])).sentences[0][2]
 
 
+def test_a_speedup_that_its_turns_do_not_show_is_not_told(make_state: Make) -> None:
+    state = make_state()
+    for subject in (state["baseline"], *state["artifacts"]):
+        for timing in subject["latency"]:
+            timing["turns_ms"] = (
+                [1.0, 500.0, 2.0, 480.0, 1.5, 510.0, 1.0] if subject is state["baseline"] else [1.5] * 7
+            )
+    (sentence,) = (sentence for *_, sentence in told(state).sentences)
+    assert "as fast as before, as far as its turns can tell at batch 32" in sentence
+    assert "faster" not in sentence
+
+
 def test_a_speedup_below_one_is_not_called_faster(make_state: Make, conditions: dict[str, Make]) -> None:
     (shown,) = read(make_state(conditions=[conditions["speed"](INT8, 0.5)]))
     assert shown.rule == "speedup of at least 0.5x"
