@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import MarianConfig, MarianMTModel
 
 import leptonsdk as lepton
-from leptonsdk.errors import CheckpointError, UsageError
+from leptonsdk.errors import CheckpointError, LeptonError, UsageError
 from leptonsdk.evaluation.weights import profile_safetensors
 
 
@@ -56,6 +57,19 @@ def test_pickled_weights_and_missing_heads_are_refused(tmp_path: Path, bert_fold
         lepton.load_model(bert_folder, task="nonsense")
     with pytest.raises(CheckpointError, match="a file of that name"):
         lepton.save_model(lepton.load_model(bert_folder), tmp_path / "config.json")
+
+
+def test_a_tokenizer_is_not_made_up_where_its_files_are_missing(tmp_path: Path, bert_folder: Path) -> None:
+    """transformers makes a BERT tokenizer of five special tokens, and fails with a TypeError for Marian's."""
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).write_bytes((bert_folder / name).read_bytes())
+    model = lepton.load_model(tmp_path)
+    assert model.processor is None
+    with pytest.raises(LeptonError, match="no tokenizer"):
+        lepton.evaluate(model, [{"text": "good film", "label": 1}])
+    config = MarianConfig(vocab_size=64, d_model=32, encoder_layers=1, decoder_layers=1, pad_token_id=0)
+    MarianMTModel(config).save_pretrained(tmp_path / "marian")
+    assert lepton.load_model(tmp_path / "marian").processor is None
 
 
 def test_a_plugins_own_evaluation_of_a_task_takes_its_models(bert_folder: Path) -> None:
