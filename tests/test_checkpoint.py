@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import MarianConfig, MarianMTModel
+from transformers import GPT2Config, GPT2LMHeadModel, MarianConfig, MarianMTModel
 
 import leptonsdk as lepton
 from leptonsdk.errors import CheckpointError, LeptonError, UsageError
 from leptonsdk.evaluation.weights import profile_safetensors
+
+GPT2_LAYERS = (("attn", "attn"), ("attn", "proj"), ("mlp", "fc"), ("mlp", "proj"))
 
 
 def test_task_and_processor_are_found(bert_folder: Path, llama_folder: Path) -> None:
@@ -125,6 +127,31 @@ def test_wrong_schemes_say_what_fits(llama_folder: Path) -> None:
         lepton.quantize_model(llama_folder, bit_width=9)
     with pytest.raises(UsageError, match="W4A16"):
         lepton.quantize_model(llama_folder, scheme="W4A61")
+
+
+def test_layers_are_meant_by_lists_of_patterns(bert_folder: Path) -> None:
+    """Of a lone string each letter would be a pattern, which means no layer, and what is to be ignored is quantized."""
+    for choice in ({"ignore": "classifier"}, {"targets": "Linear"}):
+        with pytest.raises(UsageError, match="valid tuple"):
+            lepton.quantize_model(bert_folder, **choice)
+    assert "classifier" not in lepton.quantize_model(bert_folder, ignore=["classifier"]).quantized
+    with pytest.raises(UsageError, match=r"'re:\(' is no regular expression"):
+        lepton.quantize_model(bert_folder, targets=["re:("])
+
+
+def test_the_layers_of_gpt2_are_meant_by_default(tmp_path: Path) -> None:
+    gpt2 = GPT2LMHeadModel(GPT2Config(vocab_size=64, n_embd=32, n_layer=1, n_head=2, n_positions=16)).eval()
+    smaller = lepton.quantize_model(gpt2, bit_width=8)
+    assert sorted(smaller.quantized) == [f"transformer.h.0.{n}.c_{m}" for n, m in GPT2_LAYERS]
+    again = lepton.load_model(lepton.save_model(smaller, tmp_path))
+    tokens = torch.arange(4, 12)[None]
+    with torch.no_grad():
+        assert torch.equal(again.model(tokens).logits, smaller.model(tokens).logits)
+
+
+def test_what_acts_in_a_training_quantizes_nothing_by_itself(bert_folder: Path) -> None:
+    with pytest.raises(UsageError, match="'qat' acts while a model is trained"):
+        lepton.quantize_model(bert_folder, method="qat")
 
 
 def test_a_plain_transformers_model_can_be_quantized(bert_folder: Path) -> None:
