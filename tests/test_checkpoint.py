@@ -61,6 +61,18 @@ def test_pickled_weights_and_missing_heads_are_refused(tmp_path: Path, bert_fold
         lepton.save_model(lepton.load_model(bert_folder), tmp_path / "config.json")
 
 
+def test_what_is_no_models_folder_is_said_to_be_none(tmp_path: Path, bert_folder: Path) -> None:
+    with pytest.raises(CheckpointError, match="it is a file"):
+        lepton.load_model(bert_folder / "config.json")
+    for thing in (None, torch.nn.Linear(2, 2)):
+        with pytest.raises(CheckpointError, match=f"a {type(thing).__name__} is no model"):
+            lepton.quantize_model(thing)
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).write_bytes((bert_folder / name).read_bytes()[: None if name == "config.json" else 5000])
+    with pytest.raises(CheckpointError, match="cannot be loaded for text-classification"):
+        lepton.load_model(tmp_path)
+
+
 def test_a_tokenizer_is_not_made_up_where_its_files_are_missing(tmp_path: Path, bert_folder: Path) -> None:
     """transformers makes a BERT tokenizer of five special tokens, and fails with a TypeError for Marian's."""
     for name in ("config.json", "model.safetensors"):
