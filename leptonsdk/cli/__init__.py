@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import sys
+import traceback
 from typing import Annotated
 
 import typer
@@ -42,18 +43,23 @@ plugins_app.command()(plugins.new)
 plugins_app.command("check")(conformance.plugins_check)
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        import leptonsdk
+
+        typer.echo(leptonsdk.__version__)
+        raise typer.Exit
+
+
 @app.callback()
 def _common(
     no_plugin: Annotated[
         list[str] | None, typer.Option("--no-plugin", metavar="NAME", help="Leave a plugin, or a distribution's, out.")
     ] = None,
-    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
 ) -> None:
-    if version:
-        import leptonsdk
-
-        typer.echo(leptonsdk.__version__)
-        raise typer.Exit
     common.without[:] = no_plugin or []
 
 
@@ -79,6 +85,12 @@ def main() -> None:
     except KeyboardInterrupt:
         typer.echo("Interrupted. The same command goes on where it stopped.", err=True)
         sys.exit(130)
+    except OSError as error:  # a folder that cannot be written, a full disk
+        _report_error(LeptonError(str(error)))
+        sys.exit(LeptonError.exit_code)
+    except Exception:  # python's own exit code, 1, would say that a gate failed
+        traceback.print_exc()
+        sys.exit(LeptonError.exit_code)
 
 
 def _report_error(error: LeptonError) -> None:

@@ -26,7 +26,7 @@ def evaluate(
     *,
     metrics: Sequence[str] | None = None,
     settings: EvaluationSettings | None = None,
-    baseline: Checkpoint | None = None,
+    baseline: Checkpoint | Artifact | None = None,
     threads: int | None = None,
 ) -> Scores:
     """Score a model on a dataset, example by example.
