@@ -129,7 +129,8 @@ class _Execution:
 
             spec = getattr(self.recipe.data, section)
             evaluator = self.plugins.get("evaluator", self.task)
-            self._opened[section] = load_data(spec, evaluator, self.plugins, base=self.plan.base, seed=self.recipe.seed)
+            where = {"base": self.plan.base, "seed": self.recipe.seed, "scored": section != "calibration"}
+            self._opened[section] = load_data(spec, evaluator, self.plugins, **where)
         data: Data = self._opened[section]
         return data
 
