@@ -42,7 +42,10 @@ def test_ready_inputs_are_told_from_rows() -> None:
     assert not are_inputs("path.tsv")
 
 
-@pytest.mark.parametrize("task", ["text-classification", "feature-extraction", "token-classification"])
+TASKS = ["text-classification", "feature-extraction", "token-classification", "summarization"]
+
+
+@pytest.mark.parametrize("task", TASKS)
 def test_texts_without_labels_make_inputs(task: str, bert_folder: Path) -> None:
     checkpoint = lepton.load_model(bert_folder).replace(task=task)
     expected = checkpoint.processor(TEXTS, padding=True, return_tensors="pt")["input_ids"]
