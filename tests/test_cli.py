@@ -43,6 +43,19 @@ def test_only_a_gate_that_failed_ends_with_1(
     assert "ZeroDivisionError: by a bug" in capsys.readouterr().err
 
 
+def test_what_is_interrupted_says_whether_it_goes_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def stopped() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("leptonsdk.cli.common.plugins", stopped)
+    assert lepton(monkeypatch, "run", "quickstart", "--out", tmp_path) == 130
+    assert capsys.readouterr().err == "Interrupted. The same command goes on where it stopped.\n"
+    assert lepton(monkeypatch, "export", "a", "--out", tmp_path) == 130
+    assert capsys.readouterr().err == "Interrupted.\n"
+
+
 def test_scores_and_artifacts_are_baselines_too(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, bert_folder: Path, tsv: Path
 ) -> None:

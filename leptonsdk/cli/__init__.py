@@ -14,6 +14,9 @@ import typer
 from leptonsdk.cli import common, conformance, environment, hub, models, plugins, recipes
 from leptonsdk.errors import LeptonError, RecipeError
 
+_INTERRUPTED = 130  # what typer makes of Ctrl-C
+_GO_ON = {"run", "reproduce", "push"}
+
 app = typer.Typer(
     name="lepton",
     help="Compress Hugging Face models, export them, and prove what it cost.\n\n"
@@ -82,9 +85,11 @@ def main() -> None:
     except LeptonError as error:
         _report_error(error)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        typer.echo("Interrupted. The same command goes on where it stopped.", err=True)
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == _INTERRUPTED:
+            goes_on = " The same command goes on where it stopped." if _GO_ON & {*sys.argv} else ""
+            typer.echo(f"Interrupted.{goes_on}", err=True)
+        raise
     except OSError as error:  # a folder that cannot be written, a full disk
         _report_error(LeptonError(str(error)))
         sys.exit(LeptonError.exit_code)
