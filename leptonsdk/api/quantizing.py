@@ -79,7 +79,9 @@ def quantize_model(
     options = {name: value for name, value in given.items() if value is not None}
     cls = first_party(plugins, method, "calibration") if method == "gptq" else plugins.get("compressor", method)
     if not issubclass(cls, PostTrainingCompressor):
-        raise UsageError(f"'{method}' acts while a model is trained", hint="as a recipe's step, or in CompressionTrainer")
+        raise UsageError(
+            f"'{method}' acts while a model is trained", hint="as a recipe's step, or in CompressionTrainer"
+        )
     if scheme is None and "bit_width" in cls.config_class.model_fields:
         options.setdefault("bit_width", 8)
     try:

@@ -120,7 +120,9 @@ def test_layers_beside_weights_that_transformers_merges_or_splits(build: Callabl
     """Mixtral's experts are one weight in memory and stay in float; DINOv2's gated layers are halves of one on disk."""
     smaller = lepton.quantize_model(build().eval(), bit_width=4, group_size=16)
     lepton.save_model(smaller, tmp_path)
-    inputs = {"input_ids": IDS} if build is mixtral else {"pixel_values": torch.linspace(-1, 1, 192).reshape(1, 3, 8, 8)}
+    inputs = (
+        {"input_ids": IDS} if build is mixtral else {"pixel_values": torch.linspace(-1, 1, 192).reshape(1, 3, 8, 8)}
+    )
     plain = type(smaller.model).from_pretrained(tmp_path).eval()
     again = lepton.load_model(tmp_path)
     with torch.no_grad():

@@ -53,7 +53,9 @@ class TextToText(Evaluator):
     example_options: ClassVar[Sequence[Mapping[str, Any]]] = ({"max_new_tokens": 6},)
 
     def examples(self, rows: Dataset, processor: Any, settings: EvaluationSettings) -> Dataset:
-        given = [role for role in ("source", "target") if role in rows.column_names]  # one of them where nothing is scored
+        given = [
+            role for role in ("source", "target") if role in rows.column_names
+        ]  # one of them where nothing is scored
         for role in given:
             for number, text in enumerate(rows[role]):
                 if not isinstance(text, str):
