@@ -132,6 +132,18 @@ def test_quantized_weights_stay_quantized(tmp_path: Path, llama_folder: Path, bi
     assert profile.bits < 32 * profile.parameters
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_half_precision_source_computes_with_the_scales_that_are_saved(
+    tmp_path: Path, llama_folder: Path, dtype: torch.dtype
+) -> None:
+    lepton.save_model(lepton.load_model(llama_folder), tmp_path / "half", dtype=dtype)
+    smaller = lepton.quantize_model(lepton.load_model(tmp_path / "half"), bit_width=4, group_size=16)
+    again = lepton.load_model(lepton.save_model(smaller, tmp_path / "packed"))
+    tokens = torch.arange(4, 20)[None]
+    with torch.no_grad():
+        assert torch.equal(again.model(tokens).logits, smaller.model(tokens).logits)
+
+
 def test_wrong_schemes_say_what_fits(llama_folder: Path) -> None:
     with pytest.raises(UsageError, match=r"(?s)group_size.*16"):
         lepton.quantize_model(llama_folder, bit_width=4, group_size=24)
