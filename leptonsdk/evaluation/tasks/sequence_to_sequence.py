@@ -92,7 +92,9 @@ class TextToText(Evaluator):
         overlaps, translated = writes and "rougeL" in offered, writes and "bleu" in offered
         check_packages(self.name, rouge=overlaps, bleu=translated)
         limit = int(settings.options.get("max_new_tokens", _NEW_TOKENS))
-        if (positions := settings.options.get("max_positions")) is not None:  # BART's decoder has no more, its start is one
+        if (
+            positions := settings.options.get("max_positions")
+        ) is not None:  # BART's decoder has no more, its start is one
             limit = min(limit, positions - 1)
         written: list[str] = []
         nll, tokens = [], []
