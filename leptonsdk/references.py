@@ -77,6 +77,8 @@ def locate_model(reference: str, base: Path | None = None) -> Reference:
     folder = find_local(reference, base)
     if folder is not None and folder.is_dir():
         return Reference("folder", folder.resolve().name, folder)
+    if folder is not None:
+        raise CheckpointError("it is a file", where=f"model '{reference}'", hint="name the folder that it stands in")
     if reference.startswith((".", "/", "~")) or not _HUB_ID.match(reference):
         raise CheckpointError("there is no such folder, and it is no Hub id", where=f"model '{reference}'")
     return Reference("hub", reference, None)

@@ -8,10 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import GPT2Config, GPT2LMHeadModel, MarianConfig, MarianMTModel
 
 import leptonsdk as lepton
-from leptonsdk.errors import CheckpointError, UsageError
+from leptonsdk.errors import CheckpointError, LeptonError, UsageError
 from leptonsdk.evaluation.weights import profile_safetensors
+
+GPT2_LAYERS = (("attn", "attn"), ("attn", "proj"), ("mlp", "fc"), ("mlp", "proj"))
 
 
 def test_task_and_processor_are_found(bert_folder: Path, llama_folder: Path) -> None:
@@ -56,6 +59,31 @@ def test_pickled_weights_and_missing_heads_are_refused(tmp_path: Path, bert_fold
         lepton.load_model(bert_folder, task="nonsense")
     with pytest.raises(CheckpointError, match="a file of that name"):
         lepton.save_model(lepton.load_model(bert_folder), tmp_path / "config.json")
+
+
+def test_what_is_no_models_folder_is_said_to_be_none(tmp_path: Path, bert_folder: Path) -> None:
+    with pytest.raises(CheckpointError, match="it is a file"):
+        lepton.load_model(bert_folder / "config.json")
+    for thing in (None, torch.nn.Linear(2, 2)):
+        with pytest.raises(CheckpointError, match=f"a {type(thing).__name__} is no model"):
+            lepton.quantize_model(thing)
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).write_bytes((bert_folder / name).read_bytes()[: None if name == "config.json" else 5000])
+    with pytest.raises(CheckpointError, match="cannot be loaded for text-classification"):
+        lepton.load_model(tmp_path)
+
+
+def test_a_tokenizer_is_not_made_up_where_its_files_are_missing(tmp_path: Path, bert_folder: Path) -> None:
+    """transformers makes a BERT tokenizer of five special tokens, and fails with a TypeError for Marian's."""
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).write_bytes((bert_folder / name).read_bytes())
+    model = lepton.load_model(tmp_path)
+    assert model.processor is None
+    with pytest.raises(LeptonError, match="no tokenizer"):
+        lepton.evaluate(model, [{"text": "good film", "label": 1}])
+    config = MarianConfig(vocab_size=64, d_model=32, encoder_layers=1, decoder_layers=1, pad_token_id=0)
+    MarianMTModel(config).save_pretrained(tmp_path / "marian")
+    assert lepton.load_model(tmp_path / "marian").processor is None
 
 
 def test_a_plugins_own_evaluation_of_a_task_takes_its_models(bert_folder: Path) -> None:
@@ -104,6 +132,18 @@ def test_quantized_weights_stay_quantized(tmp_path: Path, llama_folder: Path, bi
     assert profile.bits < 32 * profile.parameters
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_half_precision_source_computes_with_the_scales_that_are_saved(
+    tmp_path: Path, llama_folder: Path, dtype: torch.dtype
+) -> None:
+    lepton.save_model(lepton.load_model(llama_folder), tmp_path / "half", dtype=dtype)
+    smaller = lepton.quantize_model(lepton.load_model(tmp_path / "half"), bit_width=4, group_size=16)
+    again = lepton.load_model(lepton.save_model(smaller, tmp_path / "packed"))
+    tokens = torch.arange(4, 20)[None]
+    with torch.no_grad():
+        assert torch.equal(again.model(tokens).logits, smaller.model(tokens).logits)
+
+
 def test_wrong_schemes_say_what_fits(llama_folder: Path) -> None:
     with pytest.raises(UsageError, match=r"(?s)group_size.*16"):
         lepton.quantize_model(llama_folder, bit_width=4, group_size=24)
@@ -111,6 +151,31 @@ def test_wrong_schemes_say_what_fits(llama_folder: Path) -> None:
         lepton.quantize_model(llama_folder, bit_width=9)
     with pytest.raises(UsageError, match="W4A16"):
         lepton.quantize_model(llama_folder, scheme="W4A61")
+
+
+def test_layers_are_meant_by_lists_of_patterns(bert_folder: Path) -> None:
+    """Of a lone string each letter would be a pattern, which means no layer, and what is to be ignored is quantized."""
+    for choice in ({"ignore": "classifier"}, {"targets": "Linear"}):
+        with pytest.raises(UsageError, match="valid tuple"):
+            lepton.quantize_model(bert_folder, **choice)
+    assert "classifier" not in lepton.quantize_model(bert_folder, ignore=["classifier"]).quantized
+    with pytest.raises(UsageError, match=r"'re:\(' is no regular expression"):
+        lepton.quantize_model(bert_folder, targets=["re:("])
+
+
+def test_the_layers_of_gpt2_are_meant_by_default(tmp_path: Path) -> None:
+    gpt2 = GPT2LMHeadModel(GPT2Config(vocab_size=64, n_embd=32, n_layer=1, n_head=2, n_positions=16)).eval()
+    smaller = lepton.quantize_model(gpt2, bit_width=8)
+    assert sorted(smaller.quantized) == [f"transformer.h.0.{n}.c_{m}" for n, m in GPT2_LAYERS]
+    again = lepton.load_model(lepton.save_model(smaller, tmp_path))
+    tokens = torch.arange(4, 12)[None]
+    with torch.no_grad():
+        assert torch.equal(again.model(tokens).logits, smaller.model(tokens).logits)
+
+
+def test_what_acts_in_a_training_quantizes_nothing_by_itself(bert_folder: Path) -> None:
+    with pytest.raises(UsageError, match="'qat' acts while a model is trained"):
+        lepton.quantize_model(bert_folder, method="qat")
 
 
 def test_a_plain_transformers_model_can_be_quantized(bert_folder: Path) -> None:

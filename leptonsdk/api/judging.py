@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from leptonsdk.api.common import installed_plugins, wrong
-from leptonsdk.api.models import as_checkpoint, as_subject
+from leptonsdk.api.models import as_subject
 from leptonsdk.artifact import Artifact
 from leptonsdk.errors import UsageError
 from leptonsdk.hooks import EvaluationSettings, Plugins
@@ -34,7 +34,7 @@ def evaluate(
     batch_size: int = 32,
     max_length: int | None = None,
     options: Mapping[str, Any] | None = None,
-    baseline: Checkpoint | str | Path | None = None,
+    baseline: Checkpoint | Artifact | str | Path | None = None,
     seed: int = 0,
     progress: Progress = no_progress,
     plugins: Plugins | None = None,
@@ -51,7 +51,7 @@ def evaluate(
         batch_size: Examples per forward.
         max_length: Longest input in tokens.
         options: Of the task, such as ``{"pooling": "cls"}``.
-        baseline: For metrics that are a distance to it (``kl``).
+        baseline: For metrics that are a distance to it (``kl``): a checkpoint, an artifact, or a reference.
         seed: Of the drawing.
         progress: Called as ``progress(done, total, what)``.
         plugins: Default: the installed ones.
@@ -70,7 +70,7 @@ def evaluate(
         settings=EvaluationSettings(
             batch_size=batch_size, max_length=max_length, options=dict(options or {}), progress=progress
         ),
-        baseline=None if baseline is None else as_checkpoint(baseline, task),
+        baseline=None if baseline is None else as_subject(baseline, task),
         threads=available_threads(),
     )
 

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from leptonsdk.api.common import first_party, installed_plugins, wrong
 from leptonsdk.api.models import as_checkpoint
 from leptonsdk.errors import UsageError
-from leptonsdk.hooks import Plugins, StepContext, errors_named
+from leptonsdk.hooks import Plugins, PostTrainingCompressor, StepContext, errors_named
 from leptonsdk.hooks.classes import Progress, no_progress
 from leptonsdk.pipeline.fingerprints import available_threads
 
@@ -29,8 +29,8 @@ def quantize_model(
     scheme: str | Mapping[str, Any] | None = None,
     group_size: int | None = None,
     symmetric: bool | None = None,
-    targets: Sequence[str] = ("Linear",),
-    ignore: Sequence[str] = ("lm_head",),
+    targets: Sequence[str] | None = None,
+    ignore: Sequence[str] | None = None,
     calibration: Any = None,
     columns: Mapping[str, str] | None = None,
     max_length: int | None = None,
@@ -51,8 +51,9 @@ def quantize_model(
         scheme: A preset (``W8A16``, ``W4A16`` …) or its fields, instead of a bit width.
         group_size: Weights in a row that share a scale; -1: the whole row. Default: the row for 8 bits, 128 for fewer.
         symmetric: Without zero points (the default).
-        targets: Layers to quantize: class names, module names, or ``re:`` patterns. ``rtn`` takes ``Embedding`` too.
-        ignore: Layers to leave. A table that one of them shares (``lm_head``) may not be a target: ``ignore=()`` quantizes both.
+        targets: Layers to quantize: class names, module names, or ``re:`` patterns; linear layers by default. ``rtn`` takes
+            ``Embedding`` too.
+        ignore: Layers to leave, ``lm_head`` by default. A table that one of them shares (``lm_head``) may not be a target: ``ignore=()`` quantizes both.
         calibration: Data as `evaluate` takes it, a list of texts, or a list of the model's own inputs (mappings of tensors).
         columns: Role to column of that data.
         max_length: Longest calibration input in tokens; language models read windows of that many (default 1,024).
@@ -73,13 +74,18 @@ def quantize_model(
 
     plugins = plugins or installed_plugins()
     method = method or ("rtn" if calibration is None else "gptq")
-    given = {"scheme": scheme, "bit_width": bit_width, "group_size": group_size, "symmetric": symmetric}
+    given: dict[str, Any] = {"scheme": scheme, "bit_width": bit_width, "group_size": group_size, "symmetric": symmetric}
+    given |= {"targets": targets, "ignore": ignore}
     options = {name: value for name, value in given.items() if value is not None}
     cls = first_party(plugins, method, "calibration") if method == "gptq" else plugins.get("compressor", method)
+    if not issubclass(cls, PostTrainingCompressor):
+        raise UsageError(
+            f"'{method}' acts while a model is trained", hint="as a recipe's step, or in CompressionTrainer"
+        )
     if scheme is None and "bit_width" in cls.config_class.model_fields:
         options.setdefault("bit_width", 8)
     try:
-        settings = cls.config_class(targets=tuple(targets), ignore=tuple(ignore), **options, **config)
+        settings = cls.config_class(**options, **config)
     except ValidationError as error:
         raise UsageError(wrong(error), where="quantize_model") from error
     checkpoint = as_checkpoint(model)

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from transformers import AutoConfig, GenerationConfig
 
 from leptonsdk.artifact import sha256
@@ -55,6 +56,8 @@ def load_checkpoint(
     Raises:
         CheckpointError: The model is missing, has no safetensors weights, or does not do the task.
     """
+    if not isinstance(reference, (str, Path)):
+        raise CheckpointError(f"a {type(reference).__name__} is no model's name or folder")
     located = locate_model(str(reference), base)
     folder = located.folder if located.folder is not None else download(located.name, revision)
     options = {"trust_remote_code": trust_remote_code}
@@ -128,7 +131,7 @@ def _load_model(
         hint = f"pip install leptonsdk-{BITSANDBYTES}" if method == BITSANDBYTES else None
         message = f"it is quantized with {method}, which cannot be used here: {first_line(error)}"
         raise CheckpointError(message, where=located.name, hint=hint) from error
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise CheckpointError(f"cannot be loaded for {task}: {first_line(error)}", where=located.name) from error
     except RuntimeError as error:
         if not shapes:

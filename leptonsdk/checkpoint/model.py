@@ -154,7 +154,8 @@ class Checkpoint:
                 nothing (fp16 weights that were widened and left as they were), else the model's own.
             format: Of the weights that are quantized: ``compressed-tensors``, or ``gptq``, which more runtimes read, but
                 transformers only with gptqmodel installed, and whose scales are rounded to fp16. Weights with codebooks, of
-                embeddings and of ``Conv1D`` (GPT-2), for which these have no place, are written as floats, so that the folder is
+                embeddings, of ``Conv1D`` (GPT-2), and of architectures whose weights transformers merges or splits as it loads
+                them (mixtures of experts, DINOv2), for which these have no place, are written as floats, so that the folder is
                 no smaller, and what they were made from in a file beside them.
         """
         if format not in WRITERS:

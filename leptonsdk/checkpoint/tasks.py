@@ -15,6 +15,8 @@ from leptonsdk.references import task_of_architecture
 _VISION_TASKS = frozenset({"image-classification", "object-detection", "image-segmentation", "semantic-segmentation"})
 _SPEECH_TASKS = frozenset({"audio-classification"})
 _WRITES = "text2text-generation"
+# What transformers makes tokenizers of, beside the files that a tokenizer's class names.
+_VOCABULARIES = ("tokenizer.json", "*.model", "*.tiktoken", "tekken.json")
 _BOTH_TASKS = frozenset({"automatic-speech-recognition", "image-to-text"})
 
 
@@ -72,7 +74,17 @@ def load_processor(folder: Path, task: str, **options: Any) -> Any:
         loaders = (AutoProcessor,)
     for loader in loaders:
         try:
-            return loader.from_pretrained(folder, **options)
-        except (OSError, ValueError, KeyError, AttributeError):
+            processor = loader.from_pretrained(folder, **options)
+        except (OSError, ValueError, KeyError, AttributeError, TypeError):
             continue
+        return processor if _has_vocabulary(processor, folder) else None
     return None
+
+
+def _has_vocabulary(processor: Any, folder: Path) -> bool:
+    """Whether the folder holds what a tokenizer was made of, where it is made of files.
+
+    Where none is there, transformers makes one of a few special tokens, to which every text is unknown.
+    """
+    own = getattr(getattr(processor, "tokenizer", processor), "vocab_files_names", {})
+    return not own or any(next(folder.glob(name), None) for name in (*own.values(), *_VOCABULARIES))

@@ -6,12 +6,16 @@ import json
 import logging
 import os
 import sys
+import traceback
 from typing import Annotated
 
 import typer
 
 from leptonsdk.cli import common, conformance, environment, hub, models, plugins, recipes
 from leptonsdk.errors import LeptonError, RecipeError
+
+_INTERRUPTED = 130  # what typer makes of Ctrl-C
+_GO_ON = {"run", "reproduce", "push"}
 
 app = typer.Typer(
     name="lepton",
@@ -42,18 +46,23 @@ plugins_app.command()(plugins.new)
 plugins_app.command("check")(conformance.plugins_check)
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        import leptonsdk
+
+        typer.echo(leptonsdk.__version__)
+        raise typer.Exit
+
+
 @app.callback()
 def _common(
     no_plugin: Annotated[
         list[str] | None, typer.Option("--no-plugin", metavar="NAME", help="Leave a plugin, or a distribution's, out.")
     ] = None,
-    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
 ) -> None:
-    if version:
-        import leptonsdk
-
-        typer.echo(leptonsdk.__version__)
-        raise typer.Exit
     common.without[:] = no_plugin or []
 
 
@@ -78,9 +87,17 @@ def main() -> None:
     except LeptonError as error:
         _report_error(error)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        typer.echo("Interrupted. The same command goes on where it stopped.", err=True)
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == _INTERRUPTED:
+            goes_on = " The same command goes on where it stopped." if _GO_ON & {*sys.argv} else ""
+            typer.echo(f"Interrupted.{goes_on}", err=True)
+        raise
+    except OSError as error:  # a folder that cannot be written, a full disk
+        _report_error(LeptonError(str(error)))
+        sys.exit(LeptonError.exit_code)
+    except Exception:  # python's own exit code, 1, would say that a gate failed
+        traceback.print_exc()
+        sys.exit(LeptonError.exit_code)
 
 
 def _report_error(error: LeptonError) -> None:

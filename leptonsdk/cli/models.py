@@ -160,7 +160,7 @@ def gate(
                     limit=limit,
                     batch_size=batch_size,
                     max_length=max_length,
-                    baseline=baseline if name == candidate else None,
+                    baseline=baseline if name == candidate and not baseline.endswith(".parquet") else None,
                     seed=seed,
                     progress=display.progress,
                     plugins=plugins,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,13 @@ class Data:
 
 
 def load_data(
-    spec: DataSpec, evaluator: type[Evaluator], plugins: Plugins, *, base: Path | None = None, seed: int = 0
+    spec: DataSpec,
+    evaluator: type[Evaluator],
+    plugins: Plugins,
+    *,
+    base: Path | None = None,
+    seed: int = 0,
+    scored: bool = True,
 ) -> Data:
     """Open a dataset for a task.
 
@@ -55,6 +61,7 @@ def load_data(
         plugins: For datasets that a plugin provides.
         base: The folder that relative paths start from.
         seed: Which rows ``spec.limit`` draws.
+        scored: Off for data that only makes inputs (calibration): labels, and what else a score needs, may be missing.
 
     Raises:
         DataError: It cannot be found or read, or lacks a column that the task needs.
@@ -68,7 +75,7 @@ def load_data(
     label = "/".join(part for part in (_name(spec.path), spec.name, spec.split) if part)
     if len(rows) == 0:
         raise DataError("it has no rows", where=f"data '{label}'")
-    rows = undecoded(map_columns(rows, spec, evaluator), evaluator, _folder(spec, base), label)
+    rows = undecoded(map_columns(rows, spec, evaluator, scored), evaluator, _folder(spec, base), label)
     return Data(rows, fingerprint_rows(rows), label)
 
 
@@ -80,9 +87,10 @@ def to_data(
     columns: Mapping[str, str] | None = None,
     limit: int | None = None,
     seed: int = 0,
+    scored: bool = True,
 ) -> Data:
     """Data from whatever a caller has: `Data`, a `DataSpec` or its mapping, a name or path, a `datasets.Dataset`, a list
-    of rows, or a list of texts."""
+    of rows, or a list of texts. ``scored`` as of `load_data`."""
     if isinstance(value, Data):
         return value
     if isinstance(value, (str, Path)):
@@ -91,16 +99,18 @@ def to_data(
         value = DataSpec.model_validate(value)
     if isinstance(value, DataSpec):
         changes = {"columns": {**value.columns, **(columns or {})}, "limit": limit or value.limit}
-        return load_data(value.model_copy(update=changes), evaluator, plugins, seed=seed)
+        return load_data(value.model_copy(update=changes), evaluator, plugins, seed=seed, scored=scored)
     if not isinstance(value, Dataset):
-        rows = list(value)
+        rows = list(value) if isinstance(value, Iterable) else [value]
         if not rows:
             raise DataError("it has no rows", where="data")
+        if strange := [row for row in rows if not isinstance(row, (str, Mapping))]:
+            raise DataError(f"a {type(strange[0]).__name__} is no row", where="data", hint="give mappings or texts")
         role = next(iter(evaluator.columns))
         value = Dataset.from_list([{role: row} if isinstance(row, str) else dict(row) for row in rows])
     if limit is not None and limit < len(value):
         value = value.select(sorted(np.random.default_rng(seed).permutation(len(value))[:limit].tolist()))
-    rows = map_columns(value, DataSpec(path="data", columns=dict(columns or {})), evaluator)
+    rows = map_columns(value, DataSpec(path="data", columns=dict(columns or {})), evaluator, scored)
     rows = undecoded(rows, evaluator, Path.cwd(), "data")
     return Data(rows, fingerprint_rows(rows), "data")
 
@@ -172,8 +182,8 @@ def _one_split(loaded: Dataset | DatasetDict, spec: DataSpec) -> Dataset:
     raise DataError("it has several splits", where=f"data '{spec.path}'", hint=f"name one: {', '.join(loaded)}")
 
 
-def map_columns(rows: Dataset, spec: DataSpec, evaluator: type[Evaluator]) -> Dataset:
-    """Rename columns to the task's roles; columns of no role are dropped."""
+def map_columns(rows: Dataset, spec: DataSpec, evaluator: type[Evaluator], scored: bool = True) -> Dataset:
+    """Rename columns to the task's roles; columns of no role are dropped. ``scored`` as of `load_data`."""
     where = f"data '{_name(spec.path)}' for {evaluator.name}"
     chosen: dict[str, str] = {}
     for role, column in spec.columns.items():
@@ -186,7 +196,7 @@ def map_columns(rows: Dataset, spec: DataSpec, evaluator: type[Evaluator]) -> Da
         free = [name for name in (role, *usual) if name in rows.column_names and name not in chosen.values()]
         if role not in chosen and free:
             chosen[role] = free[0]
-    if not any(needed <= chosen.keys() for needed in evaluator.required):
+    if not chosen or (scored and not any(needed <= chosen.keys() for needed in evaluator.required)):
         options = " or ".join("{" + ", ".join(sorted(needed)) + "}" for needed in evaluator.required)
         raise DataError(
             f"it needs the columns {options}; the data has {', '.join(rows.column_names)}",

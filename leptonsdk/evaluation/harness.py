@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from leptonsdk.artifact import Artifact
 from leptonsdk.checkpoint import Checkpoint
 from leptonsdk.data.loading import Data, fingerprint_rows
-from leptonsdk.errors import EvaluationError
+from leptonsdk.errors import DataError, EvaluationError
 from leptonsdk.evaluation.scores import Scores, library_metric
 from leptonsdk.evaluation.subjects import Subject, open_subject
 from leptonsdk.hooks import LIBRARY, EvaluationSettings, Evaluator, Metric, Plugins, errors_named
@@ -26,7 +27,7 @@ def evaluate(
     *,
     metrics: Sequence[str] | None = None,
     settings: EvaluationSettings | None = None,
-    baseline: Checkpoint | None = None,
+    baseline: Checkpoint | Artifact | None = None,
     threads: int | None = None,
 ) -> Scores:
     """Score a model on a dataset, example by example.
@@ -97,14 +98,30 @@ def chosen_metrics(evaluator: Evaluator, columns: Mapping[str, Any], names: Sequ
 def input_batches(
     subject: Subject, data: Data, plugins: Plugins, *, settings: EvaluationSettings, limit: int | None = None
 ) -> Iterator[dict[str, Tensor]]:
-    """Batches of model inputs from a dataset, in order: what calibration and parity checks feed."""
+    """Batches of model inputs from a dataset, in order: what calibration and parity checks feed.
+
+    Raises:
+        DataError: It lacks a column that the inputs are made of.
+    """
     evaluator = plugins.get("evaluator", subject.task)()
     settings = subject_settings(subject, settings)
-    with errors_named(type(evaluator)):
+    with errors_named(type(evaluator)), _missing_columns(evaluator, data):
         examples = evaluator.examples(data.rows, subject.processor, settings)
     total = len(examples) if limit is None else min(limit, len(examples))
     for start in range(0, total, settings.batch_size):
         rows = examples[start : min(start + settings.batch_size, total)]
-        with errors_named(type(evaluator)):
-            batch = evaluator.encode(subject.processor, rows, settings)
-        yield batch
+        with errors_named(type(evaluator)), _missing_columns(evaluator, data):
+            inputs = evaluator.encode(subject.processor, rows, settings)
+        yield inputs
+
+
+@contextmanager
+def _missing_columns(evaluator: Evaluator, data: Data) -> Iterator[None]:
+    """A role that is looked up, and that the data lacks, is a `DataError`."""
+    try:
+        yield
+    except KeyError as error:
+        if error.args[0] not in evaluator.columns.keys() - set(data.rows.column_names):
+            raise
+        message = f"it has no '{error.args[0]}', which inputs are made of"
+        raise DataError(message, where=f"data '{data.label}' for {evaluator.name}") from error

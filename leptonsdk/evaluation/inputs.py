@@ -40,7 +40,7 @@ def batches_of(
         return None
     if are_inputs(data):
         return lambda batch_size: (part for batch in data[:limit] for part in cut(batch, batch_size))
-    rows = to_data(data, plugins.get("evaluator", checkpoint.task), plugins, columns=columns)
+    rows = to_data(data, plugins.get("evaluator", checkpoint.task), plugins, columns=columns, scored=False)
 
     def make(batch_size: int) -> Iterator[Mapping[str, Tensor]]:
         settings = EvaluationSettings(batch_size=batch_size, max_length=max_length)

@@ -75,7 +75,7 @@ class Scores:
         return {metric.name: self.value(metric.name) for metric in self.metrics}
 
     def save(self, path: str | Path) -> None:
-        """Write parquet: column ``example`` and one column per score; the rest in the file's metadata."""
+        """Write parquet: column ``example`` and one column per score; the rest in the file's metadata. Folders are made."""
         described = {
             "task": self.task,
             "metrics": [dataclasses.asdict(metric) for metric in self.metrics],
@@ -85,6 +85,7 @@ class Scores:
             "seconds": self.seconds,
         }
         table = pa.table({"example": list(self.ids), **{name: pa.array(c) for name, c in self.columns.items()}})
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(table.replace_schema_metadata({_METADATA: json.dumps(described)}), path)
 
     @classmethod

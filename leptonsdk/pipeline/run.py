@@ -129,7 +129,14 @@ class _Execution:
 
             spec = getattr(self.recipe.data, section)
             evaluator = self.plugins.get("evaluator", self.task)
-            self._opened[section] = load_data(spec, evaluator, self.plugins, base=self.plan.base, seed=self.recipe.seed)
+            self._opened[section] = load_data(
+                spec,
+                evaluator,
+                self.plugins,
+                base=self.plan.base,
+                seed=self.recipe.seed,
+                scored=section != "calibration",
+            )
         data: Data = self._opened[section]
         return data
 

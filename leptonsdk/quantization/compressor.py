@@ -183,7 +183,11 @@ class RoundToNearest(LayerQuantizer[RoundToNearestConfig]):
                     tensor: AnyTensor = fit_codebook(weight, scheme)
                 else:
                     tensor = round_to_nearest(
-                        weight, scheme, observer=config.observer, negative_scales=config.negative_scales
+                        weight,
+                        scheme,
+                        scale_dtype=checkpoint.scale_dtype,
+                        observer=config.observer,
+                        negative_scales=config.negative_scales,
                     )
             except UsageError as error:
                 raise UsageError(error.message, where=f"layer '{layer.name}'", hint=error.hint) from error

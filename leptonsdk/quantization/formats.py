@@ -16,6 +16,8 @@ import compressed_tensors
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightConverter
 
 from leptonsdk.errors import CheckpointError, UsageError
 from leptonsdk.quantization.activations import SECTION
@@ -187,7 +189,12 @@ def write_folder(
 
 
 def check_schemes(model: Any, quantized: Mapping[str, QuantizedTensor]) -> None:
-    """Check that transformers can load the schemes of all layers together."""
+    """Check that transformers can load the schemes of all layers together, in this architecture."""
+    if converts_weights(model):
+        raise CheckpointError(
+            f"transformers cannot load packed layers of {type(model).__name__}, whose weights it merges or splits",
+            hint="save the checkpoint: floats, with the integers in a file beside them",
+        )
     if len(schemes := {tensor.scheme for tensor in quantized.values()}) > 1:
         # See `quantization_config`: these need transformers' `dequantize`, which knows one scheme only.
         packed_zeros = any(not scheme.symmetric and scheme.strategy != "tensor" for scheme in schemes)
@@ -197,6 +204,15 @@ def check_schemes(model: Any, quantized: Mapping[str, QuantizedTensor]) -> None:
                 f"transformers cannot load several schemes ({', '.join(s.name for s in schemes)}) with {kind}",
                 hint="use one scheme for all layers, or, in other models, symmetric ones",
             )
+
+
+def converts_weights(model: Any) -> bool:
+    """Whether transformers merges or splits weights of the architecture as it loads it (Mixtral's experts, DINOv2).
+
+    Beside packed layers it then takes these weights for packed as well: those in float are lost, or nothing is loaded.
+    """
+    conversions = [c for c in get_model_conversion_mapping(model) if isinstance(c, WeightConverter)]
+    return any(all(source.endswith(".weight") for source in one.source_patterns) for one in conversions)
 
 
 def check_layers(model: Any, quantized: Mapping[str, AnyTensor]) -> None:

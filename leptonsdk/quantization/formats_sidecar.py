@@ -1,7 +1,8 @@
 """Weights that no common format stores, on disk: plain floats, and beside them what they were made from.
 
-Codebooks have no format at all, the packed formats have no place for ``Conv1D`` (GPT-2), and transformers loads a packed
-embedding only where every layer has its scheme, which is rare. The folder is a plain model: its
+Codebooks have no format at all, the packed formats have no place for ``Conv1D`` (GPT-2), transformers loads a packed
+embedding only where every layer has its scheme, which is rare, and no packed layer beside weights that it merges or splits as it
+loads them (mixtures of experts, DINOv2). The folder is a plain model: its
 safetensors hold the dequantized weights, and any loader reads them. Another file, ``leptonsdk_quantized.safetensors``, holds
 for each such layer ``indices`` (int32, packed along the rows as compressed-tensors packs integers), ``codebook`` and, for
 NF4, ``scale``; or the tensors of ``pack-quantized``. Its header says under ``leptonsdk`` (JSON) which scheme and shape each
@@ -28,6 +29,7 @@ from leptonsdk.quantization.activations import InputScale
 from leptonsdk.quantization.formats import (
     check_layers,
     check_schemes,
+    converts_weights,
     dtype_name,
     quantization_config,
     saved_dtypes,
@@ -60,6 +62,7 @@ def save_sidecar(
     """
     check_layers(model, quantized)
     modules = dict(model.named_modules())
+    packs = not converts_weights(model)
     dtype_of = saved_dtypes(model, quantized, save_dtype)
     stored: dict[str, AnyTensor] = {}
     packed: dict[str, dict[str, Tensor]] = {}
@@ -69,7 +72,7 @@ def save_sidecar(
     for name, tensor in quantized.items():
         if isinstance(tensor, QuantizedTensor):
             stored[name] = tensor = tensor.cast(dtype_of[name] or tensor.scale.dtype)
-            if is_packable(modules[name]):
+            if packs and is_packable(modules[name]):
                 uniform[name] = tensor
                 continue
             beside = pack(tensor)
@@ -97,7 +100,9 @@ def save_sidecar(
 
 
 def needs_sidecar(model: Any, quantized: Mapping[str, AnyTensor]) -> bool:
-    """Whether some of the layers cannot be packed: they have codebooks, are embeddings or ``Conv1D``."""
+    """Whether some layers cannot be packed: they have codebooks, are embeddings or ``Conv1D``, or none of the model can."""
+    if converts_weights(model):
+        return bool(quantized)
     modules = dict(model.named_modules())
     return any(isinstance(t, CodebookTensor) or not is_packable(modules[name]) for name, t in quantized.items())
 

@@ -184,7 +184,10 @@ def match_pattern(pattern: str, name: str, class_names: Iterable[str]) -> bool:
         class_names: Names of the module's class and its bases.
     """
     if pattern.startswith("re:"):
-        return re.match(pattern.removeprefix("re:"), name) is not None
+        try:
+            return re.match(pattern.removeprefix("re:"), name) is not None
+        except re.error as error:
+            raise UsageError(f"'{pattern}' is no regular expression: {error}") from error
     return name == pattern or name.endswith(f".{pattern}") or pattern in class_names
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from leptonsdk.checkpoint import Checkpoint
 from leptonsdk.data.loading import Data
@@ -75,9 +77,20 @@ def train(
         callbacks=[_Progress(context)],
     )
     trainer.remove_callback(PrinterCallback)
-    folder = Path(arguments.output_dir)
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)) if folder.is_dir() else None)
+    trainer.train(resume_from_checkpoint=_last_whole(Path(arguments.output_dir)))
     return trainer.checkpoint(checkpoint)
+
+
+def _last_whole(folder: Path) -> str | None:
+    """The latest checkpoint that was written to its end, which is the Trainer's state: a run may have been cut in the middle."""
+    saved = sorted(folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    for path in reversed(saved):
+        try:
+            json.loads((path / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        return str(path)
+    return None
 
 
 def _arguments(args: Mapping[str, Any], context: StepContext) -> TrainingArguments:

@@ -15,9 +15,12 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from transformers import TrainerState
 
 import leptonsdk as lepton
+from leptonsdk.errors import RunError
 from leptonsdk.pipeline.store import read_run
+from leptonsdk.training.step import _Progress
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
@@ -134,6 +137,37 @@ def test_a_killed_training_goes_on(tmp_path: Path, bert_folder: Path, tsv: Path)
     state = read_run(tmp_path / "run")
     assert state is not None
     assert state["verdict"] == "pass"
+
+
+@pytest.mark.parametrize("written", [None, '{"epoch": 1'])
+def test_a_training_that_was_cut_while_it_wrote_a_checkpoint_goes_on_from_the_one_before(
+    written: str | None, tmp_path: Path, bert_folder: Path, tsv: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = content(bert_folder, tsv, max_steps=6, save_steps=2)
+    for unasked in ("export", "gate"):
+        del recipe[unasked]
+    whole = TrainerState.save_to_json
+
+    def cut(state: TrainerState, path: str) -> None:
+        if state.global_step == 4:
+            if written is not None:
+                Path(path).write_text(written, encoding="utf-8")
+            raise OSError("No space left on device")
+        whole(state, path)
+
+    monkeypatch.setattr(TrainerState, "save_to_json", cut)
+    with pytest.raises(RunError, match="No space left"):
+        lepton.compress(recipe, tmp_path / "run")
+    assert {path.name for path in (tmp_path / "run").rglob("checkpoint-*")} == {"checkpoint-2", "checkpoint-4"}
+    monkeypatch.setattr(TrainerState, "save_to_json", whole)
+    begun: list[int] = []
+
+    def note(self: Any, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
+        begun.append(state.global_step)
+
+    monkeypatch.setattr(_Progress, "on_step_begin", note)
+    lepton.compress(recipe, tmp_path / "run")
+    assert begun == [2, 3, 4, 5]
 
 
 _KILLED = """

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
+import pytest
 import torch
 
-from leptonsdk.evaluation.inputs import are_inputs, cut
+import leptonsdk as lepton
+from leptonsdk.api import installed_plugins
+from leptonsdk.errors import DataError
+from leptonsdk.evaluation.inputs import are_inputs, batches_of, cut
+
+TEXTS = ["good film", "a very dull story", "bad"]
 
 
 def test_a_batch_is_cut_to_size_row_by_row() -> None:
@@ -31,3 +40,36 @@ def test_ready_inputs_are_told_from_rows() -> None:
     assert not are_inputs(["a text"])
     assert not are_inputs([{"text": "a row"}])
     assert not are_inputs("path.tsv")
+
+
+TASKS = ["text-classification", "feature-extraction", "token-classification", "summarization"]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_texts_without_labels_make_inputs(task: str, bert_folder: Path) -> None:
+    checkpoint = lepton.load_model(bert_folder).replace(task=task)
+    expected = checkpoint.processor(TEXTS, padding=True, return_tensors="pt")["input_ids"]
+    make = batches_of(checkpoint, TEXTS, None, installed_plugins())
+    (batch,) = make(8)
+    assert torch.equal(batch["input_ids"], expected)
+
+
+def test_texts_calibrate_a_classifier_as_labelled_rows_do(bert_folder: Path) -> None:
+    texts, rows = TEXTS * 4, [{"sentence": text, "label": 0} for text in TEXTS * 4]
+    one, other = (lepton.quantize_model(bert_folder, 4, group_size=16, calibration=data) for data in (texts, rows))
+    assert all(torch.equal(tensor.integers, other.quantized[name].integers) for name, tensor in one.quantized.items())
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (["a question"], "it has no 'context'"),
+        ([{"words": "no role"}], "it needs the columns"),
+        (5, "a int is no row"),
+        ([1, 2], "a int is no row"),
+    ],
+)
+def test_what_makes_no_inputs_is_said(data: Any, message: str, bert_folder: Path) -> None:
+    checkpoint = lepton.load_model(bert_folder).replace(task="question-answering")
+    with pytest.raises(DataError, match=message):
+        next(batches_of(checkpoint, data, None, installed_plugins())(8))

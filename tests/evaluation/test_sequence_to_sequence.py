@@ -214,6 +214,9 @@ def test_bart_writes_and_starts_as_its_config_says(tmp_path: Path, t5: Path) -> 
     assert torch.equal(TextToText().encode(subject.processor, rows, settings)["decoder_input_ids"], own)
     scores = lepton.evaluate(model, [{"source": "a", "target": "b c"}] * 2, options={"max_new_tokens": 4})
     assert np.isfinite(list(scores.values().values())).all()
+    model.model.generation_config.forced_eos_token_id = model.model.generation_config.eos_token_id = None
+    scores = lepton.evaluate(model, [{"source": "a", "target": "b c"}])  # it writes on to its last position
+    assert np.isfinite(list(scores.values().values())).all()
 
 
 def test_a_runner_that_cannot_write_has_a_perplexity(t5: Path) -> None:

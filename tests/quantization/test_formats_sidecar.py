@@ -4,19 +4,20 @@ import copy
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import transformers
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import leptonsdk as lepton
 from leptonsdk.errors import CheckpointError, UsageError
 from leptonsdk.evaluation.weights import profile_safetensors
-from leptonsdk.quantization import CodebookTensor, QuantizedTensor
+from leptonsdk.quantization import CodebookTensor, QuantizedTensor, save_compressed
 from leptonsdk.quantization.scheme_codebooks import SIDECAR
 
 IDS = torch.arange(4, 20)[None]
@@ -53,6 +54,18 @@ def untied_folder(tmp_path_factory: pytest.TempPathFactory, llama_folder: Path) 
     folder = tmp_path_factory.mktemp("untied")
     model.save_pretrained(folder)
     return folder
+
+
+def mixtral() -> Any:
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4}
+    config = transformers.MixtralConfig(vocab_size=64, num_key_value_heads=2, num_local_experts=4, **sizes)
+    return transformers.MixtralForCausalLM(config)
+
+
+def dinov2() -> Any:
+    sizes = {"hidden_size": 48, "mlp_ratio": 2, "num_hidden_layers": 1, "num_attention_heads": 4}
+    config = transformers.Dinov2Config(image_size=8, patch_size=4, use_swiglu_ffn=True, **sizes)
+    return transformers.Dinov2ForImageClassification(config)
 
 
 def mixed(folder: Path) -> Any:
@@ -100,6 +113,25 @@ def test_a_process_without_leptonsdk_computes_the_same(tmp_path: Path, llama_fol
     assert done.returncode == 0, done.stderr[-3000:]
     for folder, logits in cases.items():
         assert torch.equal(load_file(f"{folder}/found.safetensors")["logits"], logits), folder
+
+
+@pytest.mark.parametrize("build", [mixtral, dinov2])
+def test_layers_beside_weights_that_transformers_merges_or_splits(build: Callable[[], Any], tmp_path: Path) -> None:
+    """Mixtral's experts are one weight in memory and stay in float; DINOv2's gated layers are halves of one on disk."""
+    smaller = lepton.quantize_model(build().eval(), bit_width=4, group_size=16)
+    lepton.save_model(smaller, tmp_path)
+    inputs = (
+        {"input_ids": IDS} if build is mixtral else {"pixel_values": torch.linspace(-1, 1, 192).reshape(1, 3, 8, 8)}
+    )
+    plain = type(smaller.model).from_pretrained(tmp_path).eval()
+    again = lepton.load_model(tmp_path)
+    with torch.no_grad():
+        for model in (plain, again.model):
+            assert torch.equal(model(**inputs).logits, smaller.model(**inputs).logits)
+    assert again.quantized.keys() == smaller.quantized.keys()
+    assert all(torch.equal(again.quantized[n].integers, t.integers) for n, t in smaller.quantized.items())
+    with pytest.raises(CheckpointError, match=r"packed layers of .*merges or splits"):
+        save_compressed(smaller.model, smaller.quantized, tmp_path / "packed")
 
 
 def test_half_precision_goes_back_narrow_and_agrees_when_widened(tmp_path: Path, llama_folder: Path) -> None:

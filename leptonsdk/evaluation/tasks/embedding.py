@@ -45,7 +45,9 @@ class FeatureExtraction(Evaluator):
     def encode(
         self, processor: Any, rows: Mapping[str, Sequence[Any]], settings: EvaluationSettings
     ) -> dict[str, Tensor]:
-        return tokenize(processor, rows["passage" if _retrieves(rows) else "sentence1"], settings)
+        # Texts that are not scored (calibration) may stand under any one role.
+        roles = ("passage",) if _retrieves(rows) else ("sentence1", "query", "passage", "sentence2")
+        return tokenize(processor, rows[next((role for role in roles if role in rows), "sentence1")], settings)
 
     def evaluate(
         self, runner: Runner, processor: Any, dataset: Dataset, settings: EvaluationSettings

@@ -53,11 +53,14 @@ class TextToText(Evaluator):
     example_options: ClassVar[Sequence[Mapping[str, Any]]] = ({"max_new_tokens": 6},)
 
     def examples(self, rows: Dataset, processor: Any, settings: EvaluationSettings) -> Dataset:
-        for role in ("source", "target"):
+        given = [
+            role for role in ("source", "target") if role in rows.column_names
+        ]  # one of them where nothing is scored
+        for role in given:
             for number, text in enumerate(rows[role]):
                 if not isinstance(text, str):
                     raise DataError(f"the {role} of row {number} is no text: {str(text)[:60]}", where=self.name)
-        if not any(text.strip() for text in rows["target"]):
+        if "target" in given and not any(text.strip() for text in rows["target"]):
             raise DataError("no target has a word", where=self.name)
         return rows
 
@@ -89,6 +92,10 @@ class TextToText(Evaluator):
         overlaps, translated = writes and "rougeL" in offered, writes and "bleu" in offered
         check_packages(self.name, rouge=overlaps, bleu=translated)
         limit = int(settings.options.get("max_new_tokens", _NEW_TOKENS))
+        if (
+            positions := settings.options.get("max_positions")
+        ) is not None:  # BART's decoder has no more, its start is one
+            limit = min(limit, positions - 1)
         written: list[str] = []
         nll, tokens = [], []
         for _, rows in batches(dataset, settings, self.name):

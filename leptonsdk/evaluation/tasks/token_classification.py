@@ -57,6 +57,8 @@ class TokenClassification(Evaluator):
     length_input = "input_ids"
 
     def examples(self, rows: Dataset, processor: Any, settings: EvaluationSettings) -> Dataset:
+        if "tags" not in rows.column_names:  # for inputs only
+            return rows
         _check(rows, self.name)
         names, label2id = class_names(rows), settings.options.get("label2id", {})
         if names is not None and not _unnamed(label2id):  # the model may number the same labels otherwise
@@ -116,8 +118,9 @@ class TokenClassification(Evaluator):
         return columns if names is None else {**columns, **count_entities(pairs, names)}
 
     def _encoded(self, processor: Any, rows: Mapping[str, Sequence[Any]], settings: EvaluationSettings) -> Any:
+        words = [tokens.split() if isinstance(tokens, str) else tokens for tokens in rows["tokens"]]
         return fast(processor, self.name)(
-            list(rows["tokens"]),
+            words,
             is_split_into_words=True,
             padding=True,
             truncation=True,
