@@ -35,30 +35,68 @@ for _ in range(20):  # greedy
     ids = np.concatenate([ids, new], axis=1)
 print(processor.decode(ids[0]))"""
 
+_ANSWER = """\
+rules = json.loads(open(f"{{folder}}/generation_config.json").read())
+encoder, decoder = (onnxruntime.InferenceSession(f"{{folder}}/{{name}}") for name in {files})
+
+
+def call(session, feed):
+    names = [value.name.replace("present", "past_key_values") for value in session.get_outputs()]
+    return dict(zip(names, session.run(None, {{value.name: feed[value.name] for value in session.get_inputs()}})))
+
+
+state = {{
+    value.name: np.zeros([1, value.shape[1], 0, value.shape[3]], dtype=np.float32)
+    for value in decoder.get_inputs()
+    if ".decoder." in value.name
+}}
+state.update(call(encoder, inputs))  # once: its keys and values serve every token
+state.update({{f"encoder_{{name}}": value for name, value in inputs.items()}})
+ids = new = np.array([{start}])
+never, first = rules.get("suppress_tokens") or [], rules.get("begin_suppress_tokens") or []
+for _ in range(40):  # greedy
+    state.update(call(decoder, {{**state, "input_ids": new}}))
+    logits = state["logits"][:, -1:]
+    logits[..., never + first] = -np.inf
+    new, first = logits.argmax(-1), []
+    ids = np.concatenate([ids, new], axis=1)
+    if new.item() in {eos}:
+        break
+print(processor.decode(ids[0], skip_special_tokens=True))"""
+
 
 def add_to_card(card: ModelCard, artifact: Mapping[str, Any]) -> None:
     """A section on one artifact."""
     title = f"With ONNX Runtime ({artifact['precision']})"
     entry = PurePosixPath(artifact["entry"])
     card.tags.append("onnxruntime")
-    if "seq2seq" in artifact["details"]:
-        files = " and ".join(f"`{name}`" for name in artifact["files"] if name.endswith(".onnx"))
-        text = (
-            f"{files}: the first runs once, the second for every token, with its keys and values as inputs and outputs."
-        )
-        card.add_loading(title, f"{text} `leptonsdk-onnxruntime` runs the two as one model.")
-        return
+    seq2seq = artifact["details"].get("seq2seq")
     example = card.example("np")
-    if example is None:
-        card.add_loading(title, f"`onnxruntime` opens `{entry}`.")
+    if example is None or (seq2seq and None in seq2seq["start"]):  # which language is spoken must be found out first
+        card.add_loading(title, f"`onnxruntime` opens `{entry}`; `leptonsdk-onnxruntime` runs it.")
         return
-    decodes = any(value["name"].startswith("past_key_values.") for value in artifact["details"]["inputs"])
-    numpy = "import numpy as np\n" if decodes and "import numpy" not in example else ""
+    decodes = any(value["name"].startswith("past_key_values.") for value in artifact["details"].get("inputs", ()))
+    if seq2seq:
+        files = sorted(
+            (name for name in artifact["files"] if name.endswith(".onnx")), key=lambda name: "decoder" in name
+        )
+        code = _ANSWER.format(files=files, start=_start(seq2seq), eos=seq2seq["eos"])
+    else:
+        code = (_GENERATE if decodes else _RUN).format(entry=entry)
+    numpy = "import numpy as np\n" if (decodes or seq2seq) and "import numpy" not in example else ""
+    wanted = f'["{entry.parts[0]}/*", "generation_config.json"]' if seq2seq else f'"{entry.parts[0]}/*"'
     first, _, rest = example.partition("\n")
+    json = "import json\n\n" if seq2seq else ""
     lines = [
-        f"{numpy}import onnxruntime\nfrom huggingface_hub import snapshot_download\n{first}",
+        f"{json}{numpy}import onnxruntime\nfrom huggingface_hub import snapshot_download\n{first}",
         rest,
-        f'folder = snapshot_download("{card.repo_id}", allow_patterns="{entry.parts[0]}/*")',
-        (_GENERATE if decodes else _RUN).format(entry=entry),
+        f'folder = snapshot_download("{card.repo_id}", allow_patterns={wanted})',
+        code,
     ]
     card.add_loading(title, "`pip install onnxruntime transformers`\n\n```python\n" + "\n".join(lines) + "\n```")
+
+
+def _start(settings: Mapping[str, Any]) -> list[int]:
+    """The tokens that an answer starts with; Whisper's end with the one that asks for no timestamps."""
+    last = settings.get("no_timestamps")
+    return [*settings["start"], *([] if last is None else [last])]

@@ -14,23 +14,71 @@ names = {{port.get_any_name() for port in model.inputs}}
 outputs = model({{name: value for name, value in inputs.items() if name in names}})
 print({{port.get_any_name(): outputs[port].shape for port in model.outputs}})"""
 
+_GENERATE = """\
+model = openvino.Core().compile_model(f"{{folder}}/{entry}", "CPU", {{"INFERENCE_PRECISION_HINT": "{hint}"}})
+request = model.create_infer_request()  # keys and values are its state
+ids = new = inputs["input_ids"]
+for _ in range(20):  # greedy
+    feed = {{
+        "input_ids": new,
+        "attention_mask": np.ones_like(ids),
+        "position_ids": np.arange(ids.shape[1])[None, -new.shape[1] :],
+        "beam_idx": np.zeros(1, dtype=np.int32),
+    }}
+    new = request.infer(feed)["logits"][:, -1:].argmax(-1)
+    ids = np.concatenate([ids, new], axis=1)
+print(processor.decode(ids[0]))"""
+
+_ANSWER = """\
+rules = json.loads(open(f"{{folder}}/generation_config.json").read())
+encoder, decoder = (
+    openvino.Core().compile_model(f"{{folder}}/{{name}}", "CPU", {{"INFERENCE_PRECISION_HINT": "{hint}"}})
+    for name in {files}
+)
+inputs = {{port.get_any_name(): inputs[port.get_any_name()] for port in encoder.inputs}}
+feed = {{"encoder_hidden_states": encoder(inputs)["last_hidden_state"], "beam_idx": np.zeros(1, dtype=np.int32)}}
+if "attention_mask" in inputs:
+    feed["encoder_attention_mask"] = inputs["attention_mask"]
+request = decoder.create_infer_request()  # keys and values are its state
+ids = new = np.array([{start}])
+never, first = rules.get("suppress_tokens") or [], rules.get("begin_suppress_tokens") or []
+for _ in range(40):  # greedy
+    logits = request.infer({{**feed, "input_ids": new}})["logits"][:, -1:].copy()
+    logits[..., never + first] = -np.inf
+    new, first = logits.argmax(-1), []
+    ids = np.concatenate([ids, new], axis=1)
+    if new.item() in {eos}:
+        break
+print(processor.decode(ids[0], skip_special_tokens=True))"""
+
 
 def add_to_card(card: ModelCard, artifact: Mapping[str, Any]) -> None:
     """A section on one artifact."""
     title = f"With OpenVINO ({artifact['precision']})"
     details, entry = artifact["details"], PurePosixPath(artifact["entry"])
     example = card.example("np")
-    if details.get("stateful") or "decoder" in details or example is None:
-        kept = " Its keys and values are state inside of the model." if details.get("stateful") else ""
-        card.add_loading(title, f"`openvino.Core().compile_model` opens `{entry}`.{kept} `leptonsdk-openvino` runs it.")
+    settings = details.get("generation")
+    if example is None or (settings and None in settings["start"]):  # which language is spoken must be found out first
+        card.add_loading(title, f"`openvino.Core().compile_model` opens `{entry}`; `leptonsdk-openvino` runs it.")
         return
     hint = details.get("inference_precision", "f32")
+    if settings:
+        files = sorted(
+            (name for name in artifact["files"] if name.endswith(".xml")), key=lambda name: "decoder" in name
+        )
+        code = _ANSWER.format(files=files, hint=hint, start=_start(settings), eos=settings["eos"])
+    else:
+        code = (_GENERATE if details.get("stateful") else _RUN).format(entry=entry, hint=hint)
+    generates = settings or details.get("stateful")
+    numpy = "import numpy as np\n" if generates and "import numpy" not in example else ""
+    wanted = f'["{entry.parts[0]}/*", "generation_config.json"]' if settings else f'"{entry.parts[0]}/*"'
     first, _, rest = example.partition("\n")
+    json = "import json\n\n" if settings else ""
     lines = [
-        f"import openvino\nfrom huggingface_hub import snapshot_download\n{first}",
+        f"{json}{numpy}import openvino\nfrom huggingface_hub import snapshot_download\n{first}",
         rest,
-        f'folder = snapshot_download("{card.repo_id}", allow_patterns="{entry.parts[0]}/*")',
-        _RUN.format(entry=entry, hint=hint),
+        f'folder = snapshot_download("{card.repo_id}", allow_patterns={wanted})',
+        code,
     ]
     text = "\n\nOpenVINO computes in bfloat16 by itself where the processor has it; the numbers above were measured in "
     text += f"{hint}."
@@ -41,3 +89,9 @@ def add_to_card(card: ModelCard, artifact: Mapping[str, Any]) -> None:
             "`compile_model`."
         )
     card.add_loading(title, "`pip install openvino transformers`\n\n```python\n" + "\n".join(lines) + f"\n```{text}")
+
+
+def _start(settings: Mapping[str, Any]) -> list[int]:
+    """The tokens that an answer starts with; Whisper's end with the one that asks for no timestamps."""
+    last = settings.get("no_timestamps")
+    return [*settings["start"], *([] if last is None else [last])]
