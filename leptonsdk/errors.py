@@ -66,6 +66,12 @@ class EvaluationError(LeptonError):
     """Scores that cannot be computed or compared (missing metric, NaN, different examples)."""
 
 
+class ScoresError(EvaluationError):
+    """A metric, scores or examples that were asked for, and are not there or cannot be compared: others must be given."""
+
+    exit_code = 2
+
+
 class RunError(LeptonError):
     """A run folder that cannot be used, or a step that broke."""
 

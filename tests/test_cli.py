@@ -67,6 +67,12 @@ def test_scores_and_artifacts_are_baselines_too(
     for baseline in (scores, artifact):
         assert lepton(monkeypatch, "gate", baseline, bert_folder, *condition) == 0
         assert "Verdict: pass" in capsys.readouterr().out
+    assert lepton(monkeypatch, "gate", scores, scores, "--metric", "acuracy", "--max-drop", 0.5) == 2
+    assert "Did you mean 'accuracy'?" in capsys.readouterr().err
+    few = tmp_path / "few.parquet"
+    assert lepton(monkeypatch, "evaluate", artifact, "--data", tsv, "--limit", 3, "--out", few) == 0
+    assert lepton(monkeypatch, "gate", scores, few, *condition[:4]) == 2
+    assert "the examples differ" in capsys.readouterr().err
 
 
 def test_a_pattern_that_is_none_is_a_problem_of_the_recipe(

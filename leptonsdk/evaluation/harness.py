@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from leptonsdk.artifact import Artifact
 from leptonsdk.checkpoint import Checkpoint
 from leptonsdk.data.loading import Data, fingerprint_rows
-from leptonsdk.errors import DataError, EvaluationError
+from leptonsdk.errors import DataError, ScoresError
 from leptonsdk.evaluation.scores import Scores, library_metric
 from leptonsdk.evaluation.subjects import Subject, open_subject
 from leptonsdk.hooks import LIBRARY, EvaluationSettings, Evaluator, Metric, Plugins, errors_named
@@ -86,7 +86,7 @@ def chosen_metrics(evaluator: Evaluator, columns: Mapping[str, Any], names: Sequ
     for name in names:
         metric = library_metric(name) if name.startswith(LIBRARY) else offered.get(name)
         if metric is None or not set(metric.columns) <= columns.keys():
-            raise EvaluationError(
+            raise ScoresError(
                 f"the metric '{name}' cannot be computed from this data",
                 where=evaluator.name,
                 hint=f"can: {list(offered)}",

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from leptonsdk.errors import EvaluationError, did_you_mean, first_line
+from leptonsdk.errors import EvaluationError, ScoresError, did_you_mean, first_line
 from leptonsdk.gating import Statistic, get_statistic, statistic_from
 from leptonsdk.hooks import LIBRARY, Metric
 
@@ -60,7 +60,7 @@ class Scores:
         for metric in self.metrics:
             if metric.name == name:
                 return metric
-        raise EvaluationError(
+        raise ScoresError(
             f"no metric '{name}' in the scores of {self.model or self.task}",
             hint=did_you_mean(name, [metric.name for metric in self.metrics]),
         )
@@ -94,10 +94,10 @@ class Scores:
         try:
             table = pq.read_table(path)
         except (OSError, pa.ArrowInvalid) as error:
-            raise EvaluationError(f"cannot be read: {error}", where=str(path)) from error
+            raise ScoresError(f"cannot be read: {error}", where=str(path)) from error
         metadata = (table.schema.metadata or {}).get(_METADATA)
         if metadata is None:
-            raise EvaluationError("these are not scores of leptonsdk", where=str(path))
+            raise ScoresError("these are not scores of leptonsdk", where=str(path))
         described = json.loads(metadata)
         metrics = tuple(Metric(**{**m, "columns": tuple(m["columns"])}) for m in described.pop("metrics"))
         columns = {name: table[name].to_numpy() for name in table.column_names if name != "example"}

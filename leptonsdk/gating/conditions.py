@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from leptonsdk.errors import EvaluationError
+from leptonsdk.errors import EvaluationError, ScoresError
 from leptonsdk.gating.bootstrap import bootstrap, change, paired_bootstrap
 from leptonsdk.gating.columns import Column, Columns, check_column, check_lengths
 from leptonsdk.gating.intervals import Interval
@@ -36,8 +36,8 @@ def check_same_examples(baseline_ids: Sequence[str], candidate_ids: Sequence[str
     missing, added = Counter(before) - Counter(after), Counter(after) - Counter(before)
     if not missing and not added:
         moved = sum(a != b for a, b in zip(before, after, strict=True))
-        raise EvaluationError(f"the same {len(before)} examples, but {moved} of them stand in another place", hint=hint)
-    raise EvaluationError(
+        raise ScoresError(f"the same {len(before)} examples, but {moved} of them stand in another place", hint=hint)
+    raise ScoresError(
         f"the examples differ: {missing.total()} of the baseline's {len(before)} are not among the candidate's, "
         f"{added.total()} of the candidate's {len(after)} are not among the baseline's",
         hint=hint,
