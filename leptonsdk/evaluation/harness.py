@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 from leptonsdk.artifact import Artifact
 from leptonsdk.checkpoint import Checkpoint
 from leptonsdk.data.loading import Data, fingerprint_rows
-from leptonsdk.errors import DataError, ScoresError
+from leptonsdk.errors import DataError, ScoresError, UsageError, did_you_mean
 from leptonsdk.evaluation.scores import Scores, library_metric
 from leptonsdk.evaluation.subjects import Subject, open_subject
 from leptonsdk.hooks import LIBRARY, EvaluationSettings, Evaluator, Metric, Plugins, errors_named
+from leptonsdk.hooks.evaluators import unknown_options
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,9 +45,11 @@ def evaluate(
 
     Raises:
         EvaluationError: A score is not finite, or a metric is not to be had from this data.
+        UsageError: The task has no such option.
     """
     subject = model if isinstance(model, Subject) else open_subject(model, plugins, threads=threads)
     evaluator = plugins.get("evaluator", subject.task)()
+    _check_options(evaluator, settings)
     settings = subject_settings(subject, settings)
     made = [column for metric in evaluator.metrics for column in metric.columns]
     chosen_metrics(evaluator, dict.fromkeys(made), [name for name in metrics or () if not name.startswith(LIBRARY)])
@@ -69,6 +72,12 @@ def evaluate(
         data=data.label,
         seconds=time.perf_counter() - start,
     )
+
+
+def _check_options(evaluator: Evaluator, settings: EvaluationSettings | None) -> None:
+    for name in () if settings is None else unknown_options(type(evaluator), settings.options):
+        hint = did_you_mean(name, evaluator.options or ())
+        raise UsageError(f"there is no option '{name}'", where=evaluator.name, hint=hint)
 
 
 def subject_settings(subject: Subject, settings: EvaluationSettings | None) -> EvaluationSettings:

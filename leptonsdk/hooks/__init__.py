@@ -13,7 +13,7 @@ from leptonsdk.hooks.classes import (
     TrainingCompressor,
     WeightProfile,
 )
-from leptonsdk.hooks.evaluators import LIBRARY, DatasetProvider, EvaluationSettings, Evaluator, Metric
+from leptonsdk.hooks.evaluators import LIBRARY, MODEL_OPTIONS, DatasetProvider, EvaluationSettings, Evaluator, Metric
 from leptonsdk.hooks.manager import PluginRecord, Plugins, load_plugins
 from leptonsdk.hooks.naming import errors_named
 from leptonsdk.hooks.specs import GROUP, HOOK_API, hookimpl
@@ -22,6 +22,7 @@ __all__ = [
     "GROUP",
     "HOOK_API",
     "LIBRARY",
+    "MODEL_OPTIONS",
     "Backend",
     "Capabilities",
     "Compressor",

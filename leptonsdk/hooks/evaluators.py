@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -13,6 +13,11 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from numpy.typing import NDArray
     from torch import Tensor
+
+MODEL_OPTIONS = frozenset(
+    {"decoder_start_token_id", "label2id", "max_positions", "max_target_positions", "pooling", "prefix"}
+)
+"""Options (`EvaluationSettings.options`) that a model's own files give; a user may give others."""
 
 LIBRARY = "evaluate:"
 """How a metric of the evaluate library is named: ``evaluate:NAME_OR_PATH``."""
@@ -72,6 +77,8 @@ class Evaluator(ABC):
         metrics: What it offers. A metric counts where `evaluate` made its columns.
         files: Roles that are audio files: text in them is a path, and `encode` gets ``{"path", "bytes"}``, undecoded.
         length_input: The model input whose second axis is the sequence length, or None where there is none to choose.
+        options: Names in `EvaluationSettings.options` that it reads, beside those that a model brings (`MODEL_OPTIONS`): others are
+            refused. None: it takes any.
         example_options: Options (`EvaluationSettings.options`) that the conformance kit tries it with.
         example_rows: Values by role, for the kit, of as many rows; default: made up, by the roles' names.
     """
@@ -82,6 +89,7 @@ class Evaluator(ABC):
     metrics: ClassVar[tuple[Metric, ...]]
     files: ClassVar[frozenset[str]] = frozenset()
     length_input: ClassVar[str | None] = None
+    options: ClassVar[frozenset[str] | None] = None
     example_options: ClassVar[Sequence[Mapping[str, Any]]] = ({},)
     example_rows: ClassVar[Mapping[str, Sequence[Any]]] = {}
 
@@ -113,6 +121,11 @@ class Evaluator(ABC):
         self, runner: Runner, processor: Any, dataset: Dataset, settings: EvaluationSettings
     ) -> Mapping[str, NDArray[Any]]:
         """Per-example columns, each of length ``len(dataset)`` (the examples), row i for example i."""
+
+
+def unknown_options(evaluator: type[Evaluator], given: Iterable[str]) -> list[str]:
+    """Those of the given names that mean nothing to an evaluator."""
+    return [] if evaluator.options is None else sorted(set(given) - evaluator.options - MODEL_OPTIONS)
 
 
 class DatasetProvider(ABC):

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ValidationError
 from leptonsdk.data.spec import DataSpec, file_format
 from leptonsdk.errors import LeptonError, Problem, did_you_mean
 from leptonsdk.hooks import LIBRARY, Plugins, TrainingCompressor
+from leptonsdk.hooks.evaluators import unknown_options
 from leptonsdk.recipe.source import Path_, RecipeSource
 from leptonsdk.references import Reference, find_local, locate_model, read_config, task_of_architecture
 
@@ -117,13 +118,14 @@ def _header(path: Path) -> list[str] | None:
         return next(csv.reader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ","), [])
 
 
-def check_metrics(
+def check_evaluation(
     data: Mapping[str, Any], task: str | None, source: RecipeSource, plugins: Plugins, problems: list[Problem]
 ) -> None:
-    """That the task offers every metric that the gate and the evaluation name."""
+    """That the task offers every metric that the gate and the evaluation name, and has every option."""
     if task not in plugins.names("evaluator"):
         return
-    offered = [metric.name for metric in plugins.get("evaluator", task).metrics]
+    evaluator = plugins.get("evaluator", task)
+    offered = [metric.name for metric in evaluator.metrics]
     gate, evaluation = data.get("gate"), data.get("evaluation")
     asked: Iterable[str] = gate.keys() - _COSTS if isinstance(gate, dict) else ()
     kept = evaluation.get("metrics") if isinstance(evaluation, dict) else None
@@ -137,6 +139,10 @@ def check_metrics(
         if isinstance(name, str) and name not in offered and not name.startswith(LIBRARY):
             hint = did_you_mean(name, offered)
             problems.append(source.problem(("evaluation", "metrics", index), f"{task} has no metric '{name}'", hint))
+    options = evaluation.get("options") if isinstance(evaluation, dict) else None
+    for name in unknown_options(evaluator, options) if isinstance(options, dict) else ():
+        hint = did_you_mean(name, evaluator.options or ())
+        problems.append(source.problem(("evaluation", "options", name), f"{task} has no option '{name}'", hint))
 
 
 def check_order(

@@ -75,7 +75,7 @@ def make_plan(recipe: str | Path | dict[str, Any] | Recipe, plugins: Plugins, *,
     exports = _resolve(data.get("export"), "export", source, plugins, problems)
     with errors_named(*_chosen(steps, exports, plugins), foreign=True):
         checks.check_data(data.get("data"), task, source, plugins, problems)
-        checks.check_metrics(data, task, source, plugins, problems)
+        checks.check_evaluation(data, task, source, plugins, problems)
         checks.check_order(steps, exports, data, source, plugins, problems)
         check_targets(data.get("target"), _choices(steps, exports, plugins), task, source, problems)
         if not any(problem.severity == "error" for problem in problems):

@@ -14,7 +14,7 @@ from sentence_transformers.models import Pooling
 
 import leptonsdk as lepton
 from leptonsdk.checkpoint.pooling import pooling_mode
-from leptonsdk.errors import DataError, EvaluationError, UsageError
+from leptonsdk.errors import DataError, EvaluationError, RecipeError, UsageError
 from leptonsdk.evaluation.scores import Scores
 from leptonsdk.evaluation.tasks.classification import label_ids
 from leptonsdk.evaluation.tasks.embedding import pool, ranks_of
@@ -208,3 +208,21 @@ def test_a_runner_only_needs_to_be_called(bert_folder: Path, sentences: list[dic
     data = to_data(sentences, plugins.get("evaluator", "text-classification"), plugins)
     subject = Subject(Constant(), processor, "text-classification", "constant", {})
     assert evaluate(subject, data, plugins).value("accuracy") == np.mean([row["label"] for row in sentences])
+
+
+def test_an_option_that_a_task_has_not_is_refused(bert_folder: Path, tmp_path: Path) -> None:
+    rows = [{"text": "good film", "label": 1}]
+    with pytest.raises(UsageError, match="text-classification: there is no option 'poling'"):
+        lepton.evaluate(bert_folder, rows, options={"poling": "cls"})
+    assert lepton.evaluate(bert_folder, rows, options={"label2id": {"positive": 0, "negative": 1}}), (
+        "a model's own, changed"
+    )
+    (tmp_path / "rows.jsonl").write_text(json.dumps(rows[0]))
+    recipe = {
+        "version": 1,
+        "model": {"id": str(bert_folder), "task": "fill-mask"},
+        "data": {"eval": {"path": str(tmp_path / "rows.jsonl")}},
+        "evaluation": {"options": {"mask_share": 0.3}},
+    }
+    with pytest.raises(RecipeError, match="fill-mask has no option 'mask_share'.*Did you mean 'masked_share'"):
+        lepton.plan(recipe)

@@ -24,6 +24,7 @@ METRICS = (
 
 
 class _Classification(Evaluator):
+    options: ClassVar[frozenset[str] | None] = frozenset()
     metrics: ClassVar[tuple[Metric, ...]] = METRICS
 
     def training_batch(

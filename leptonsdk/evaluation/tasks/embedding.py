@@ -32,6 +32,7 @@ class FeatureExtraction(Evaluator):
         "score": ("similarity", "similarity_score", "label"),
     }
     required = (frozenset({"query", "passage"}), frozenset({"sentence1", "sentence2", "score"}))
+    options: ClassVar[frozenset[str] | None] = frozenset()
     metrics = (
         Metric("mrr@10", ("reciprocal_rank",), description="Mean reciprocal rank of the passage, 0 beyond rank 10."),
         Metric("recall@1", ("hit_1",), binary=True, description="Share of queries whose passage ranks first."),

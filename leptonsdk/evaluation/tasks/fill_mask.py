@@ -32,6 +32,7 @@ class FillMask(Evaluator):
     name = "fill-mask"
     columns: ClassVar[Mapping[str, Sequence[str]]] = {"text": ("content", "document", "sentence")}
     required = (frozenset({"text"}),)
+    options: ClassVar[frozenset[str] | None] = frozenset({"masked_share"})
     metrics = (
         Metric("accuracy", ("right", "masked"), statistic="ratio", description="Share of hidden tokens told right."),
         Metric(

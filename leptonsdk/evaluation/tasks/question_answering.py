@@ -38,6 +38,7 @@ class QuestionAnswering(Evaluator):
         "answers": ("answer",),
     }
     required = (frozenset({"question", "context", "answers"}),)
+    options: ClassVar[frozenset[str] | None] = frozenset({"max_answer_length", "null_threshold", "stride"})
     metrics = (
         Metric("exact_match", ("exact_match",), binary=True, description="Share of answers that are exactly right."),
         Metric("f1", ("f1",), description="Mean F1 of the answers' words."),

@@ -50,6 +50,7 @@ class TextToText(Evaluator):
     required: ClassVar[tuple[frozenset[str], ...]] = (frozenset({"source", "target"}),)
     metrics: ClassVar[tuple[Metric, ...]] = (*ROUGE_METRICS, *TRANSLATION_METRICS, _PERPLEXITY)
     length_input = "input_ids"
+    options: ClassVar[frozenset[str] | None] = frozenset({"bleu_tokenizer", "generate", "max_new_tokens"})
     example_options: ClassVar[Sequence[Mapping[str, Any]]] = ({"max_new_tokens": 6},)
 
     def examples(self, rows: Dataset, processor: Any, settings: EvaluationSettings) -> Dataset:
@@ -172,6 +173,7 @@ class Translation(TextToText):
     }
     required = (frozenset({"source", "target"}), frozenset({"translation"}))
     metrics = (*TRANSLATION_METRICS, _PERPLEXITY)
+    options = frozenset({"bleu_tokenizer", "generate", "max_new_tokens", "source_language", "target_language"})
     example_options = ({"max_new_tokens": 6, "source_language": "en", "target_language": "de"},)
 
     def examples(self, rows: Dataset, processor: Any, settings: EvaluationSettings) -> Dataset:

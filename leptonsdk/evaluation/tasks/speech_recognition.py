@@ -39,6 +39,7 @@ class SpeechRecognition(Evaluator):
     }
     required = (frozenset({"audio", "text"}),)
     files = frozenset({"audio"})
+    options: ClassVar[frozenset[str] | None] = frozenset({"max_new_tokens", "normalizer"})
     metrics = (
         Metric(
             "wer",

@@ -28,6 +28,7 @@ class TextGeneration(Evaluator):
     name = "text-generation"
     columns: ClassVar[Mapping[str, Sequence[str]]] = {"text": ("content", "document", "sentence")}
     required = (frozenset({"text"}),)
+    options: ClassVar[frozenset[str] | None] = frozenset({"join"})
     metrics = (
         Metric(
             "perplexity",

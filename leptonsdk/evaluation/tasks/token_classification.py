@@ -39,6 +39,7 @@ class TokenClassification(Evaluator):
         "tags": ("ner_tags", "labels", "pos_tags", "chunk_tags"),
     }
     required = (frozenset({"tokens", "tags"}),)
+    options: ClassVar[frozenset[str] | None] = frozenset()
     metrics = (
         Metric("f1", _ENTITIES, statistic="f1_counts", description="F1 of the entities (seqeval, micro)."),
         Metric(
