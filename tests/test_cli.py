@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -15,7 +17,7 @@ from leptonsdk.artifact import is_artifact
 
 def lepton(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
     monkeypatch.setattr(sys, "argv", ["lepton", *map(str, arguments)])
-    with pytest.raises(SystemExit) as end:
+    with mock.patch.dict(os.environ), pytest.raises(SystemExit) as end:  # it quiets libraries by their variables
         cli.main()
     return int(end.value.code or 0)
 

@@ -16,7 +16,8 @@ from leptonsdk.pipeline.run import Run
 
 def environment(hub: Hub, home: Path) -> dict[str, str]:
     own = {"HF_ENDPOINT": hub.url, "HF_TOKEN": "hf_owner", "HF_HOME": str(home), "HF_HUB_OFFLINE": "0"}
-    return {**os.environ, **own, "HF_HUB_DISABLE_XET": "1"}
+    kept = {name: value for name, value in os.environ.items() if name != "HF_HUB_DISABLE_PROGRESS_BARS"}
+    return {**kept, **own, "HF_HUB_DISABLE_XET": "1"}
 
 
 def words(run: Run, repo_id: str) -> list[str]:

@@ -283,7 +283,8 @@ def key_pair(folder: Path) -> tuple[Path, Path]:
     from cryptography.hazmat.primitives.asymmetric import ec
 
     key = ec.generate_private_key(ec.SECP256R1())
-    files = folder / f"{id(key)}.pem", folder / f"{id(key)}.pub"
+    name = key.public_key().public_numbers().x  # unlike ids of objects, never twice the same
+    files = folder / f"{name}.pem", folder / f"{name}.pub"
     files[0].write_bytes(key.private_bytes(form.Encoding.PEM, form.PrivateFormat.PKCS8, form.NoEncryption()))
     files[1].write_bytes(key.public_key().public_bytes(form.Encoding.PEM, form.PublicFormat.SubjectPublicKeyInfo))
     return files

@@ -60,12 +60,13 @@ def test_what_can_be_scaled_is_found_and_scaling_it_changes_nothing(make: Any, n
     torch.testing.assert_close(logits(source.model, batch), expected, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["llama", "whisper"])
-def test_outputs_stay_closer_than_by_round_to_nearest(make: Any, name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "bits"), [("llama", 3), ("whisper", 4)])
+def test_outputs_stay_closer_than_by_round_to_nearest(make: Any, name: str, bits: int, tmp_path: Path) -> None:
+    """Of these models: what is sought is each layer's own output, and of a random one at 3 bits errors may add up otherwise."""
     source, context = make.checkpoint(name), make.context(tmp_path, make.inputs(name))
     before = {key: value.clone() for key, value in source.model.state_dict().items()}
-    made = AWQ(AWQConfig(**OPTIONS)).compress(source, context)
-    plain = RoundToNearest(RoundToNearestConfig(bit_width=3, group_size=16)).compress(source, context)
+    made = AWQ(AWQConfig(**{**OPTIONS, "bit_width": bits})).compress(source, context)
+    plain = RoundToNearest(RoundToNearestConfig(bit_width=bits, group_size=16)).compress(source, context)
     assert made.quantized.keys() == plain.quantized.keys()
     batch = make.inputs(name, rows=8, seed=9)
     expected = logits(source.model, batch)
