@@ -21,7 +21,7 @@ from leptonsdk.evaluation.weights import profile_safetensors
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 LENGTH, PAUSE, CLIPS, CALIBRATION = 8, 0.25, 150, 64
-RUNTIME_CLIPS = 600  # one transcript that repeats itself to the limit is 32 errors more: few clips tell nothing
+RUNTIME_CLIPS = 400  # one transcript that repeats itself to the limit is 32 errors more: few clips tell nothing
 MAX_DROP = 0.03
 VARIANTS: dict[str, dict[str, Any]] = {
     "rtn 8 bits": {"bit_width": 8},
