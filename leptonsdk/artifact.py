@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ from leptonsdk.errors import CheckpointError
 
 MANIFEST = "leptonsdk.json"
 MANIFEST_SCHEMA = 1
+_OWN, _ZEROS = "manifest_sha256", "0" * 64
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class Artifact:
             "sha256": hash_files(self.folder),
         }
         path = self.folder / MANIFEST
-        path.write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        path.write_bytes(manifest_bytes(manifest))
         return path
 
     @classmethod
@@ -91,6 +93,21 @@ class Artifact:
             files=tuple(described["files"]),
             details=described["details"],
         )
+
+
+def manifest_bytes(manifest: Mapping[str, Any]) -> bytes:
+    """A manifest as it is written, with a hash of its own text (zeros standing for it): a changed byte is found in it too."""
+    text = json.dumps({**manifest, _OWN: _ZEROS}, indent=2, sort_keys=True) + "\n"
+    return text.replace(f'"{_OWN}": "{_ZEROS}"', f'"{_OWN}": "{hashlib.sha256(text.encode()).hexdigest()}"', 1).encode()
+
+
+def is_as_written(manifest: bytes) -> bool:
+    """Whether a manifest's text is the one that its own hash was taken of."""
+    found = re.search(rb'"%s": "([0-9a-f]{64})"' % _OWN.encode(), manifest)
+    if found is None:
+        return False
+    text = manifest[: found.start(1)] + _ZEROS.encode() + manifest[found.end(1) :]
+    return hashlib.sha256(text).hexdigest() == found[1].decode()
 
 
 def read_manifest(folder: str | Path) -> dict[str, Any]:

@@ -7,11 +7,10 @@ verification and a reproduction need nothing else.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from leptonsdk.artifact import MANIFEST, MANIFEST_SCHEMA, Artifact
+from leptonsdk.artifact import MANIFEST, MANIFEST_SCHEMA, Artifact, manifest_bytes
 from leptonsdk.errors import UsageError, did_you_mean
 from leptonsdk.gating.verdict import overall
 from leptonsdk.hub.layout import RepoFile
@@ -80,8 +79,7 @@ def describe_run(
 def manifest_file(described: Mapping[str, Any], files: Sequence[RepoFile]) -> RepoFile:
     """The manifest as a file, with the hash of every other one."""
     hashes = {file.path: file.sha256 for file in files}
-    text = json.dumps({**described, "sha256": hashes}, indent=2, sort_keys=True) + "\n"
-    return RepoFile(MANIFEST, text.encode())
+    return RepoFile(MANIFEST, manifest_bytes({**described, "sha256": hashes}))
 
 
 def _entry(entry: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from leptonsdk.artifact import MANIFEST
 from leptonsdk.errors import CheckpointError
 
 _MOST = 5  # problems that are told
@@ -96,4 +97,4 @@ def check_manifest(manifest: Mapping[str, Any], name: str) -> None:
         (_OfARepository if "root" in manifest else _OfAnArtifact).model_validate(manifest)
     except ValidationError as error:
         found = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:_MOST]]
-        raise CheckpointError(f"its manifest is none: {'; '.join(found)}", where=name) from error
+        raise CheckpointError(f"its manifest is none: {'; '.join(found)}", where=f"{name}/{MANIFEST}") from error

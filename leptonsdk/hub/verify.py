@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from leptonsdk.artifact import read_manifest, sha256
+from leptonsdk.artifact import MANIFEST, is_as_written, read_manifest, sha256
 from leptonsdk.errors import CheckpointError
 from leptonsdk.hub.errors import hub_errors
 from leptonsdk.hub.layout import SIGNATURE, is_foreign
@@ -111,6 +111,8 @@ def verify_files(name: str, folder: Path, verifier: Verifier | None = None) -> V
     there = {path for path in there if not is_foreign(path)}
     known = hashes.keys()
     changed = tuple(path for path in sorted(known & there) if sha256(folder / path) != hashes[path])
+    if not is_as_written((folder / MANIFEST).read_bytes()):
+        changed = (MANIFEST,)  # what it says of the others proves nothing
     signature = None
     if (folder / SIGNATURE).is_file():
         checker = verifier or trusted_verifier()
@@ -121,7 +123,7 @@ def verify_files(name: str, folder: Path, verifier: Verifier | None = None) -> V
         name,
         folder,
         manifest,
-        intact=len(known & there) - len(changed),
+        intact=len(known & there) + 1 - len(changed),  # the manifest is a file too
         changed=changed,
         missing=tuple(sorted(known - there)),
         extra=tuple(sorted(there - known)),
@@ -166,17 +168,17 @@ def verified_folder(reference: str | Path, revision: str | None, verifier: Verif
 
 def _hashes(manifest: Mapping[str, Any], name: str) -> dict[str, str]:
     """The manifest's hashes, if they are such, of files inside the folder, and cover what it says it holds."""
-    hashes = manifest.get("sha256")
+    hashes, where = manifest.get("sha256"), f"{name}/{MANIFEST}"
     if not isinstance(hashes, dict) or not hashes:
-        raise CheckpointError("its manifest names no files", where=name)
+        raise CheckpointError("its manifest names no files", where=where)
     for path, digest in hashes.items():
         if not isinstance(digest, str) or not _SHA256.fullmatch(digest):
-            raise CheckpointError(f"the hash of {path} in its manifest is none", where=name)
+            raise CheckpointError(f"the hash of {path} in its manifest is none", where=where)
         if path.startswith("/") or "\\" in path or ".." in path.split("/"):
-            raise CheckpointError(f"its manifest names a file outside of it: {path}", where=name)
+            raise CheckpointError(f"its manifest names a file outside of it: {path}", where=where)
     described = [manifest["artifact"]] if manifest["artifact"] else []
     described += manifest.get("artifacts") or []
     for artifact in described:
         if left_out := [path for path in artifact["files"] if path not in hashes]:
-            raise CheckpointError(f"its manifest has no hash of {', '.join(left_out)}", where=name)
+            raise CheckpointError(f"its manifest has no hash of {', '.join(left_out)}", where=where)
     return hashes

@@ -14,7 +14,7 @@ from huggingface_hub import HfApi
 from server import Fault, Hub
 
 import leptonsdk as lepton
-from leptonsdk.artifact import Artifact, hash_files
+from leptonsdk.artifact import Artifact, hash_files, manifest_bytes
 from leptonsdk.errors import CheckpointError, HubError, UsageError
 from leptonsdk.hub.layout import source_files
 from leptonsdk.hub.push import GateRefusedError, Pushed
@@ -247,7 +247,7 @@ def test_a_signed_repository_is_checked_before_it_is_loaded(hub: Hub, push: Push
 
     manifest = json.loads(repository.files["leptonsdk.json"])
     manifest["conditions"][0]["drop"] = -1.0  # hashes of files cannot tell: the manifest is not one of them
-    repository.put("leptonsdk.json", json.dumps(manifest).encode())
+    repository.put("leptonsdk.json", manifest_bytes(manifest))
     assert lepton.verify("me/toy", **where).exit_code == 0
     forged = lepton.verify("me/toy", verifier=KeyVerifier(public), **where)
     assert (forged.files.signature, forged.exit_code) == ("it is of other files", 1)
