@@ -44,12 +44,13 @@ def load_model(
 
     from leptonsdk.checkpoint import load_checkpoint
     from leptonsdk.hub.signing import trusted_verifier
-    from leptonsdk.hub.verify import is_signed, verified_folder
 
-    if verifier is None and (trusted := trusted_verifier()) is not None and is_signed(reference, revision):
-        verifier = trusted
-    if verifier is not None:
-        reference = verified_folder(reference, revision, verifier)
+    checker = verifier or trusted_verifier()
+    if checker is not None:
+        from leptonsdk.hub.verify import is_signed, verified_folder
+
+        if verifier is not None or is_signed(reference, revision):
+            reference = verified_folder(reference, revision, checker)
     return load_checkpoint(
         reference,
         task=task,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 # How a task's processor is called on an example, where one line says it: class, argument, further lines before it.
@@ -64,3 +65,32 @@ class ModelCard:
             f'inputs = processor({argument}, {options}return_tensors="{tensors}")',
         ]
         return "\n".join(lines)
+
+    def program(self, runtime: str, folder: str, code: str, also: Sequence[str] = ()) -> str | None:
+        """A Python block that makes ``inputs`` (NumPy) of an example, downloads a folder of the repository to ``folder``, and goes on.
+
+        Args:
+            runtime: The package to import; ``json`` and NumPy (``np``) are imported where the code has them.
+            folder: The folder's name in the repository.
+            code: What follows.
+            also: Other files to download.
+
+        Returns:
+            The block in Markdown, or None for a task that has no one-line example.
+        """
+        example = self.example("np")
+        if example is None:
+            return None
+        own, _, rest = example.partition("\n")
+        numpy = "import numpy as np\n" if "np." in code and "import numpy" not in example else ""
+        patterns = [f'"{name}"' for name in (f"{folder}/*", *also)]
+        wanted = f"[{', '.join(patterns)}]" if also else patterns[0]
+        json = "import json\n\n" if "json." in code else ""
+        lines = [
+            f"{json}{numpy}import {runtime}",
+            f"from huggingface_hub import snapshot_download\n{own}",
+            rest,
+            f'folder = snapshot_download("{self.repo_id}", allow_patterns={wanted})',
+            code,
+        ]
+        return "\n".join(["```python", *lines, "```"])

@@ -110,9 +110,9 @@ def verify_files(name: str, folder: Path, verifier: Verifier | None = None) -> V
     there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     there = {path for path in there if not is_foreign(path)}
     known = hashes.keys()
-    changed = tuple(path for path in sorted(known & there) if sha256(folder / path) != hashes[path])
-    if not is_as_written((folder / MANIFEST).read_bytes()):
-        changed = (MANIFEST,)  # what it says of the others proves nothing
+    changed: tuple[str, ...] = (MANIFEST,)  # if it is not as written, what it says of the others proves nothing
+    if is_as_written((folder / MANIFEST).read_bytes()):
+        changed = tuple(path for path in sorted(known & there) if sha256(folder / path) != hashes[path])
     signature = None
     if (folder / SIGNATURE).is_file():
         checker = verifier or trusted_verifier()

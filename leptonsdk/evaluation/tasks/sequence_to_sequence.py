@@ -54,9 +54,8 @@ class TextToText(Evaluator):
     example_options: ClassVar[Sequence[Mapping[str, Any]]] = ({"max_new_tokens": 6},)
 
     def examples(self, rows: Dataset, processor: Any, settings: EvaluationSettings) -> Dataset:
-        given = [
-            role for role in ("source", "target") if role in rows.column_names
-        ]  # one of them where nothing is scored
+        # One of them where nothing is scored.
+        given = [role for role in ("source", "target") if role in rows.column_names]
         for role in given:
             for number, text in enumerate(rows[role]):
                 if not isinstance(text, str):
@@ -93,9 +92,8 @@ class TextToText(Evaluator):
         overlaps, translated = writes and "rougeL" in offered, writes and "bleu" in offered
         check_packages(self.name, rouge=overlaps, bleu=translated)
         limit = int(settings.options.get("max_new_tokens", _NEW_TOKENS))
-        if (
-            positions := settings.options.get("max_positions")
-        ) is not None:  # BART's decoder has no more, its start is one
+        positions = settings.options.get("max_positions")
+        if positions is not None:  # BART's decoder has no more, its start is one
             limit = min(limit, positions - 1)
         written: list[str] = []
         nll, tokens = [], []

@@ -71,29 +71,19 @@ def add_to_card(card: ModelCard, artifact: Mapping[str, Any]) -> None:
     entry = PurePosixPath(artifact["entry"])
     card.tags.append("onnxruntime")
     seq2seq = artifact["details"].get("seq2seq")
-    example = card.example("np")
-    if example is None or (seq2seq and None in seq2seq["start"]):  # which language is spoken must be found out first
-        card.add_loading(title, f"`onnxruntime` opens `{entry}`; `leptonsdk-onnxruntime` runs it.")
-        return
-    decodes = any(value["name"].startswith("past_key_values.") for value in artifact["details"].get("inputs", ()))
     if seq2seq:
         files = sorted(
             (name for name in artifact["files"] if name.endswith(".onnx")), key=lambda name: "decoder" in name
         )
         code = _ANSWER.format(files=files, start=_start(seq2seq), eos=seq2seq["eos"])
     else:
+        decodes = any(value["name"].startswith("past_key_values.") for value in artifact["details"].get("inputs", ()))
         code = (_GENERATE if decodes else _RUN).format(entry=entry)
-    numpy = "import numpy as np\n" if (decodes or seq2seq) and "import numpy" not in example else ""
-    wanted = f'["{entry.parts[0]}/*", "generation_config.json"]' if seq2seq else f'"{entry.parts[0]}/*"'
-    first, _, rest = example.partition("\n")
-    json = "import json\n\n" if seq2seq else ""
-    lines = [
-        f"{json}{numpy}import onnxruntime\nfrom huggingface_hub import snapshot_download\n{first}",
-        rest,
-        f'folder = snapshot_download("{card.repo_id}", allow_patterns={wanted})',
-        code,
-    ]
-    card.add_loading(title, "`pip install onnxruntime transformers`\n\n```python\n" + "\n".join(lines) + "\n```")
+    program = card.program("onnxruntime", entry.parts[0], code, ["generation_config.json"] if seq2seq else ())
+    if program is None or (seq2seq and None in seq2seq["start"]):  # which language is spoken must be found out first
+        card.add_loading(title, f"`onnxruntime` opens `{entry}`; `leptonsdk-onnxruntime` runs it.")
+        return
+    card.add_loading(title, f"`pip install onnxruntime transformers`\n\n{program}")
 
 
 def _start(settings: Mapping[str, Any]) -> list[int]:

@@ -56,12 +56,7 @@ def add_to_card(card: ModelCard, artifact: Mapping[str, Any]) -> None:
     """A section on one artifact."""
     title = f"With OpenVINO ({artifact['precision']})"
     details, entry = artifact["details"], PurePosixPath(artifact["entry"])
-    example = card.example("np")
-    settings = details.get("generation")
-    if example is None or (settings and None in settings["start"]):  # which language is spoken must be found out first
-        card.add_loading(title, f"`openvino.Core().compile_model` opens `{entry}`; `leptonsdk-openvino` runs it.")
-        return
-    hint = details.get("inference_precision", "f32")
+    settings, hint = details.get("generation"), details.get("inference_precision", "f32")
     if settings:
         files = sorted(
             (name for name in artifact["files"] if name.endswith(".xml")), key=lambda name: "decoder" in name
@@ -69,17 +64,10 @@ def add_to_card(card: ModelCard, artifact: Mapping[str, Any]) -> None:
         code = _ANSWER.format(files=files, hint=hint, start=_start(settings), eos=settings["eos"])
     else:
         code = (_GENERATE if details.get("stateful") else _RUN).format(entry=entry, hint=hint)
-    generates = settings or details.get("stateful")
-    numpy = "import numpy as np\n" if generates and "import numpy" not in example else ""
-    wanted = f'["{entry.parts[0]}/*", "generation_config.json"]' if settings else f'"{entry.parts[0]}/*"'
-    first, _, rest = example.partition("\n")
-    json = "import json\n\n" if settings else ""
-    lines = [
-        f"{json}{numpy}import openvino\nfrom huggingface_hub import snapshot_download\n{first}",
-        rest,
-        f'folder = snapshot_download("{card.repo_id}", allow_patterns={wanted})',
-        code,
-    ]
+    program = card.program("openvino", entry.parts[0], code, ["generation_config.json"] if settings else ())
+    if program is None or (settings and None in settings["start"]):  # which language is spoken must be found out first
+        card.add_loading(title, f"`openvino.Core().compile_model` opens `{entry}`; `leptonsdk-openvino` runs it.")
+        return
     text = "\n\nOpenVINO computes in bfloat16 by itself where the processor has it; the numbers above were measured in "
     text += f"{hint}."
     if shapes := details.get("static_shapes"):
@@ -88,7 +76,7 @@ def add_to_card(card: ModelCard, artifact: Mapping[str, Any]) -> None:
             f" Inputs of {sizes} had a graph of their own: `openvino.Core().read_model`, then `reshape` before "
             "`compile_model`."
         )
-    card.add_loading(title, "`pip install openvino transformers`\n\n```python\n" + "\n".join(lines) + f"\n```{text}")
+    card.add_loading(title, f"`pip install openvino transformers`\n\n{program}{text}")
 
 
 def _start(settings: Mapping[str, Any]) -> list[int]:
